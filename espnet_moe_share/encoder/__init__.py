@@ -1,0 +1,1 @@
+"""Encoders: ESPnet's own, with experts and sharing in their layers."""

@@ -1,0 +1,84 @@
+"""The expert layer: router, dispatch, experts and combination."""
+
+import torch
+
+from espnet_moe_share.experts.experts import StackedExperts
+from espnet_moe_share.experts.router import TopKRouter
+from espnet_moe_share.experts.routing import Routing
+
+
+class MixtureOfExperts(torch.nn.Module):
+    """Drop-in for ESPnet's PositionwiseFeedForward: y = sum over the top k of gate * expert(x).
+
+    Shazeer et al. 2017 (sparsely-gated mixture of experts), as Bai et al. 2022 (Interspeech,
+    "Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts") put it into the second
+    feed-forward of a Conformer block. No frame is ever dropped for want of capacity.
+
+    ESPnet's layers call a feed-forward with nothing but its input, so that what is padding must
+    come by another way: ``frame_mask`` is set just before the call and used up by it.
+
+    Attributes:
+        frame_mask: Bool (B, 1, T) or (B, T), True on frames that are not padding; None: all.
+        recorder: List that every call appends its :class:`Routing` to; None: nothing is kept.
+
+    Args:
+        size: D.
+        hidden_units: H, of each expert.
+        dropout: Dropout module for hidden activations.
+        activation: Activation module.
+        num_experts: E.
+        top_k: K.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        hidden_units: int,
+        dropout: torch.nn.Module,
+        activation: torch.nn.Module,
+        num_experts: int,
+        top_k: int,
+    ) -> None:
+        super().__init__()
+        self.router = TopKRouter(size, num_experts, top_k)
+        self.experts = StackedExperts(num_experts, size, hidden_units, dropout, activation)
+        self.frame_mask: torch.Tensor | None = None
+        self.recorder: list[Routing] | None = None
+
+    def espnet_initialization_fn(self) -> None:
+        """Called by ESPnet's ``init: xavier_uniform`` and the like.
+
+        Those would take a stacked weight for a convolution kernel and scale it by the wrong fan.
+        """
+        self.router.reset_parameters()
+        self.experts.reset_parameters()
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """Route every frame that is not padding.
+
+        Args:
+            x_BTD: Input (B, T, D).
+
+        Returns:
+            Output (B, T, D); zero where ``frame_mask`` is False.
+        """
+        mask, self.frame_mask = self.frame_mask, None
+        if mask is None:
+            return self._route(x_BTD.flatten(0, -2)).view_as(x_BTD)
+        mask_BT = mask.reshape(x_BTD.shape[:-1]).bool()
+        y_ND = self._route(x_BTD[mask_BT])
+        return y_ND.new_zeros(x_BTD.shape).masked_scatter(mask_BT.unsqueeze(-1), y_ND)
+
+    def _route(self, x_ND: torch.Tensor) -> torch.Tensor:
+        logits_NE, expert_ids_NK, gates_NK = self.router(x_ND)
+        if self.recorder is not None:
+            self.recorder.append(Routing(logits_NE, expert_ids_NK, self.experts.w_1))
+        expert_ids = expert_ids_NK.flatten()
+        order = expert_ids.argsort(stable=True)
+        frames = order.div(self.router.top_k, rounding_mode="floor")
+        counts_E = expert_ids.bincount(minlength=self.router.weight.size(0))
+        y = self.experts(x_ND[frames], counts_E)
+        y = y * gates_NK.flatten()[order].unsqueeze(-1).to(y.dtype)
+        # Back to frame order by the inverse permutation: index_add would add the K outputs of a
+        # frame in an order that differs from run to run on a GPU.
+        return y[order.argsort()].unflatten(0, expert_ids_NK.shape).sum(dim=1)

@@ -1,0 +1,51 @@
+"""The router: which experts see a frame, and with which weight."""
+
+import torch
+from torch.nn import functional as F
+
+
+class TopKRouter(torch.nn.Module):
+    """Linear router with softmax over all experts and a choice of the ``top_k`` likeliest.
+
+    It computes in float32 (float64 for float64 input) also under autocast: in half precision,
+    ties and overflow in the softmax make choices unstable (Fedus et al. 2022, Switch
+    Transformers, section 2.4). There is no noise: same input, same choice.
+
+    With top_k = 1 the gate is the raw probability, which is what gives the router a gradient
+    from the task (Switch Transformers, formula 2); with more, the chosen probabilities are
+    divided by their sum (Lepikhin et al. 2021, GShard, algorithm 1).
+
+    Args:
+        size: D.
+        num_experts: E.
+        top_k: K.
+    """
+
+    def __init__(self, size: int, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.weight = torch.nn.Parameter(torch.empty(num_experts, size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal with variance 0.1 / D (Switch Transformers, section 2.4)."""
+        std = (0.1 / self.weight.size(1)) ** 0.5
+        torch.nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+
+    def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Choose experts.
+
+        Args:
+            x_ND: Frames (N, D).
+
+        Returns:
+            Router logits (N, E) in float32 or float64; numbers of the chosen experts (N, K),
+            likeliest first; their gates (N, K), in the dtype of the logits.
+        """
+        dtype = torch.promote_types(x_ND.dtype, torch.float32)
+        with torch.autocast(x_ND.device.type, enabled=False):
+            logits_NE = F.linear(x_ND.to(dtype), self.weight.to(dtype))
+            gates_NK, expert_ids_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1)
+            if self.top_k > 1:
+                gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
+        return logits_NE, expert_ids_NK, gates_NK

@@ -1,0 +1,242 @@
+"""The model ``moe_share``: ESPnet's ASR model plus router losses plus distillation."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+
+from espnet_moe_share.checkpoint import check_keys
+from espnet_moe_share.distillation.loss import embedding_distance
+from espnet_moe_share.distillation.teacher import Teacher
+from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.experts.load import layer_loads
+from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
+from espnet_moe_share.experts.routing import Routing, record_routing
+from espnet_moe_share.signature import extend_signature
+
+_BALANCE_LOSSES = {"layer": layer_balance_loss, "pool": pool_balance_loss}
+
+
+@extend_signature
+class MoeShareASRModel(ESPnetASRModel):
+    """ESPnet's hybrid CTC/attention model with the losses of shared-expert students.
+
+    loss = ESPnet's + balance_weight * balance + router_z_weight * z + distill_weight * distance
+
+    Takes every argument of ``ESPnetASRModel``. With all three weights 0 its loss is ESPnet's, bit
+    for bit. Each term is logged as ``loss_balance``, ``loss_router_z`` and ``loss_distill``, and
+    as it enters the sum with ``_weighted`` behind; each expert layer's load as
+    ``layer0_feed_forward_largest_share``, ``…_dead_experts`` and ``…_load_entropy``.
+
+    The teacher is loaded when training begins (``train()``), so that statistics, inference and
+    packing never need it.
+
+    Args:
+        balance_weight: Weight of the load balance loss.
+        balance_scope: ``layer``: every layer balanced by itself (Switch Transformers); ``pool``:
+            all layers that share experts together (UniPool).
+        router_z_weight: Weight of the router z-loss (ST-MoE).
+        distill_weight: Weight of the distance between encoder outputs (Bai et al. 2022).
+        teacher_config: config.yaml of the teacher's training.
+        teacher_model_file: Weights of the teacher.
+        teacher_output_size: ``output_size`` of the teacher's encoder if it is not the student's;
+            a learned projection then leads from the one to the other.
+
+    Raises:
+        ConfigurationError: Weights or names that cannot be, or a weight with nothing to act on.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        balance_weight: float = 0.0,
+        balance_scope: str = "layer",
+        router_z_weight: float = 0.0,
+        distill_weight: float = 0.0,
+        teacher_config: str | None = None,
+        teacher_model_file: str | None = None,
+        teacher_output_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        weights = {
+            "balance_weight": balance_weight,
+            "router_z_weight": router_z_weight,
+            "distill_weight": distill_weight,
+        }
+        for name, weight in weights.items():
+            if not isinstance(weight, (int, float)) or weight < 0:
+                raise ConfigurationError(
+                    f"model_conf {name} must be a number of 0 or more, not {weight!r}"
+                    " (YAML reads 1e-3 as text; write 1.0e-3)"
+                )
+        if balance_scope not in _BALANCE_LOSSES:
+            raise ConfigurationError(
+                f"model_conf balance_scope must be {' or '.join(_BALANCE_LOSSES)}, "
+                f"not {balance_scope!r}"
+            )
+        has_experts = any(isinstance(module, MixtureOfExperts) for module in self.modules())
+        for name in ("balance_weight", "router_z_weight"):
+            if weights[name] > 0 and not has_experts:
+                raise ConfigurationError(
+                    f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
+                    "to 0, or encoder_conf experts"
+                )
+        if (teacher_config is None) != (teacher_model_file is None):
+            raise ConfigurationError(
+                "model_conf needs both teacher_config and teacher_model_file, or neither"
+            )
+        self.balance_weight = balance_weight
+        self.balance_loss = _BALANCE_LOSSES[balance_scope]
+        self.router_z_weight = router_z_weight
+        self.distill_weight = distill_weight
+        self.teacher: Teacher | None = None
+        if teacher_config is not None and teacher_model_file is not None and distill_weight > 0:
+            self.teacher = Teacher(teacher_config, teacher_model_file)
+        size = self.encoder.output_size()
+        self.teacher_output_size = teacher_output_size or size
+        # Not made from the teacher's own configuration: the keys of a checkpoint must not depend
+        # on a file that is gone when the model is decoded elsewhere.
+        self.distill_projection = (
+            torch.nn.Linear(size, self.teacher_output_size)
+            if self.teacher_output_size != size
+            else None
+        )
+
+    def train(self, mode: bool = True) -> "MoeShareASRModel":
+        """Set the mode; the first time that training begins, load the teacher.
+
+        Raises:
+            ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit.
+        """
+        super().train(mode)
+        if mode and self.distill_weight > 0:
+            if self.teacher is None:
+                raise ConfigurationError(
+                    f"model_conf distill_weight is {self.distill_weight}, but there is no teacher: "
+                    "set teacher_config and teacher_model_file, or distill_weight: 0"
+                )
+            self.teacher.load(self, self.teacher_output_size)
+        return self
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "MoeShareASRModel":
+        super()._apply(fn, recurse)
+        if self.teacher is not None:
+            self.teacher.apply(fn)
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load strictly, whatever ``strict`` says: ESPnet's own loading passes False.
+
+        Raises:
+            CheckpointMismatchError: Names the keys that differ.
+        """
+        check_keys(self.state_dict(), state_dict, type(self).__name__)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Compute ESPnet's loss and ours.
+
+        Args:
+            speech: Waveforms (B, samples).
+            speech_lengths: Samples of each (B,).
+            text: Token numbers (B, tokens).
+            text_lengths: Tokens of each (B,).
+            kwargs: ``utt_id`` and the like; handed to ESPnet.
+
+        Returns:
+            Loss (1,), what is logged, and the batch size (1,).
+        """
+        teacher = self.teacher if self.teacher is not None and self.teacher.model else None
+        with ExitStack() as stack:
+            records = stack.enter_context(record_routing(self.encoder))
+            tapped = stack.enter_context(_EncoderTap(self)) if teacher is not None else None
+            loss, stats, weight = super().forward(
+                speech, speech_lengths, text, text_lengths, **kwargs
+            )
+        terms = self._router_terms([r for routings in records.values() for r in routings])
+        if teacher is not None and tapped is not None:
+            terms["distill"] = (self.distill_weight, self._distance(teacher, tapped))
+        if not terms and not any(records.values()):
+            return loss, stats, weight
+        for name, (term_weight, term) in terms.items():
+            weighted = term_weight * term
+            stats[f"loss_{name}"] = term.detach()
+            stats[f"loss_{name}_weighted"] = weighted.detach()
+            loss = loss + weighted
+        stats.update(layer_loads(records))
+        stats["loss"] = loss.detach()
+        return force_gatherable((loss, stats, weight), loss.device)
+
+    def _router_terms(self, routings: list[Routing]) -> dict[str, tuple[float, torch.Tensor]]:
+        terms: dict[str, tuple[float, torch.Tensor]] = {}
+        if routings and self.balance_weight > 0:
+            terms["balance"] = (self.balance_weight, self.balance_loss(routings))
+        if routings and self.router_z_weight > 0:
+            terms["router_z"] = (self.router_z_weight, router_z_loss(routings))
+        return terms
+
+    def _distance(self, teacher: Teacher, tapped: "_EncoderTap") -> torch.Tensor:
+        teacher_out, teacher_lens = teacher.encode(tapped.features, tapped.features_lengths)
+        student_out = tapped.encoder_out
+        if not torch.equal(teacher_lens, tapped.encoder_out_lens):
+            raise ConfigurationError(
+                f"teacher {teacher.config_file} gives {teacher_lens.tolist()} frames where the "
+                f"student gives {tapped.encoder_out_lens.tolist()}; give both the same subsampling"
+            )
+        if self.distill_projection is not None:
+            student_out = self.distill_projection(student_out)
+        return embedding_distance(student_out, teacher_out, teacher_lens)
+
+
+class _EncoderTap:
+    """Keeps what goes into and comes out of a model's encoder during one forward.
+
+    Attributes:
+        features: Features after SpecAugment and before normalisation (B, T, F), cloned: ESPnet
+            normalises in place.
+        features_lengths: Their lengths (B,).
+        encoder_out: Output of the encoder (B, T', D).
+        encoder_out_lens: Its lengths (B,).
+    """
+
+    features: torch.Tensor
+    features_lengths: torch.Tensor
+    encoder_out: torch.Tensor
+    encoder_out_lens: torch.Tensor
+
+    def __init__(self, model: MoeShareASRModel) -> None:
+        first = next(
+            module
+            for module in (model.normalize, model.preencoder, model.encoder)
+            if module is not None
+        )
+        self._handles = [
+            first.register_forward_pre_hook(self._keep_features),
+            model.encoder.register_forward_hook(self._keep_output),
+        ]
+
+    def _keep_features(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self.features, self.features_lengths = args[0].detach().clone(), args[1].clone()
+
+    def _keep_output(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        encoder_out, self.encoder_out_lens = output[0], output[1]
+        self.encoder_out = encoder_out[0] if isinstance(encoder_out, tuple) else encoder_out
+
+    def __enter__(self) -> "_EncoderTap":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()

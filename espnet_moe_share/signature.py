@@ -1,0 +1,20 @@
+"""Signatures for subclasses that add keyword arguments to an ESPnet class."""
+
+import inspect
+
+
+def extend_signature[T: type](cls: T) -> T:
+    """Give a class whose ``__init__`` ends in ``**kwargs`` its base's arguments by name.
+
+    ESPnet reads a class's arguments from its signature (``get_default_kwargs``), so that
+    ``--print_config`` and config.yaml would not show what ``**kwargs`` hides. Taking them from
+    the base class keeps every argument of ESPnet's, later ones included, without a copy.
+    """
+    base = inspect.signature(cls.__mro__[1])
+    own = [
+        parameter
+        for parameter in inspect.signature(cls.__init__).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    cls.__signature__ = base.replace(parameters=[*base.parameters.values(), *own])  # type: ignore[attr-defined]
+    return cls
