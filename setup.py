@@ -26,7 +26,10 @@ setup(
         "sentencepiece",
         "pyyaml",
         "numpy",
+        # the recipes: audio files, resampling as sox does it, progress bars
         "soundfile",
+        "soxr",
+        "tqdm",
         # the mini recipe's sentences -> recorded syllables
         "pypinyin",
     ],

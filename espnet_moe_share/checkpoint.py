@@ -4,7 +4,8 @@ ESPnet loads with ``strict=False`` (``AbsTask.build_model_from_file``), so that 
 another architecture decodes garbage without a word. Everything of ours loads through this check.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from espnet_moe_share.errors import CheckpointMismatchError
 
@@ -36,7 +37,32 @@ def check_keys(expected: Iterable[str], found: Iterable[str], where: str) -> Non
         parts.append(f"the model needs {_names(missing)}")
     if unexpected:
         parts.append(f"the checkpoint has {_names(unexpected)}")
-    raise CheckpointMismatchError(
-        f"{where}: the checkpoint does not fit the configuration: {'; '.join(parts)}; "
+    raise mismatch(where, "; ".join(parts))
+
+
+def check_shapes(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
+    """Refuse a checkpoint with tensors of other shapes than the expected ones of the same key.
+
+    Args:
+        expected: The model's own state dict.
+        found: The checkpoint.
+        where: What is being loaded; begins the message.
+
+    Raises:
+        CheckpointMismatchError: One line with the keys and shapes that differ.
+    """
+    differing = {
+        f"{key} {tuple(found[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in found and found[key].shape != tensor.shape
+    }
+    if differing:
+        raise mismatch(where, f"other shapes, {_names(differing)}")
+
+
+def mismatch(where: str, what: str) -> CheckpointMismatchError:
+    """Make the error about a checkpoint; ``what`` says how it differs."""
+    return CheckpointMismatchError(
+        f"{where}: the checkpoint does not fit the configuration: {what}; "
         "use the config.yaml that lies beside the checkpoint"
     )

@@ -8,7 +8,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
-from espnet_moe_share.checkpoint import check_keys
+from espnet_moe_share.checkpoint import check_keys, check_shapes
 from espnet_moe_share.distillation.loss import embedding_distance
 from espnet_moe_share.distillation.teacher import Teacher
 from espnet_moe_share.errors import ConfigurationError
@@ -133,9 +133,11 @@ class MoeShareASRModel(ESPnetASRModel):
         """Load strictly, whatever ``strict`` says: ESPnet's own loading passes False.
 
         Raises:
-            CheckpointMismatchError: Names the keys that differ.
+            CheckpointMismatchError: Names the keys or shapes that differ.
         """
-        check_keys(self.state_dict(), state_dict, type(self).__name__)
+        own = self.state_dict()
+        check_keys(own, state_dict, type(self).__name__)
+        check_shapes(own, state_dict, type(self).__name__)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def forward(
@@ -165,10 +167,11 @@ class MoeShareASRModel(ESPnetASRModel):
             loss, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
-        terms = self._router_terms([r for routings in records.values() for r in routings])
+        routings = [routing for calls in records.values() for routing in calls]
+        terms = self._router_terms(routings, loss.new_zeros(()))
         if teacher is not None and tapped is not None:
             terms["distill"] = (self.distill_weight, self._distance(teacher, tapped))
-        if not terms and not any(records.values()):
+        if not terms and not records:
             return loss, stats, weight
         for name, (term_weight, term) in terms.items():
             weighted = term_weight * term
@@ -179,12 +182,19 @@ class MoeShareASRModel(ESPnetASRModel):
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
 
-    def _router_terms(self, routings: list[Routing]) -> dict[str, tuple[float, torch.Tensor]]:
+    def _router_terms(
+        self, routings: list[Routing], zero: torch.Tensor
+    ) -> dict[str, tuple[float, torch.Tensor]]:
+        # zero: stochastic depth may have skipped all layers
         terms: dict[str, tuple[float, torch.Tensor]] = {}
-        if routings and self.balance_weight > 0:
-            terms["balance"] = (self.balance_weight, self.balance_loss(routings))
-        if routings and self.router_z_weight > 0:
-            terms["router_z"] = (self.router_z_weight, router_z_loss(routings))
+        if self.balance_weight > 0:
+            balance = self.balance_loss(routings) if routings else zero
+            terms["balance"] = (self.balance_weight, balance)
+        if self.router_z_weight > 0:
+            terms["router_z"] = (
+                self.router_z_weight,
+                router_z_loss(routings) if routings else zero,
+            )
         return terms
 
     def _distance(self, teacher: Teacher, tapped: "_EncoderTap") -> torch.Tensor:

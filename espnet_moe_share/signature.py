@@ -13,7 +13,7 @@ def extend_signature[T: type](cls: T) -> T:
     base = inspect.signature(cls.__mro__[1])
     own = [
         parameter
-        for parameter in inspect.signature(cls.__init__).parameters.values()
+        for parameter in inspect.signature(cls).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     cls.__signature__ = base.replace(parameters=[*base.parameters.values(), *own])  # type: ignore[attr-defined]

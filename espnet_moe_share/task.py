@@ -12,7 +12,7 @@ from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_moe_share.checkpoint import check_keys
+from espnet_moe_share.checkpoint import check_keys, mismatch
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.registry import register
 
@@ -67,10 +67,17 @@ class ASRTask(ESPnetASRTask):
 
         Raises:
             ConfigurationError: A file is missing.
-            CheckpointMismatchError: The keys differ; for any model, not only ours.
+            CheckpointMismatchError: Keys or shapes differ; for any model, not only ours.
         """
         require_files(config_file, model_file)
-        model, args = super().build_model_from_file(config_file, model_file, device)
+        try:
+            model, args = super().build_model_from_file(config_file, model_file, device)
+        except RuntimeError as error:
+            # torch's for ESPnet's own models: a headline, then one line for each tensor
+            headline, *details = str(error).splitlines()
+            if not headline.startswith("Error(s) in loading state_dict") or not details:
+                raise
+            raise mismatch(str(model_file), details[0].strip().rstrip(".")) from None
         if model_file is not None:
             check_model_file(model, model_file)
         return model, args

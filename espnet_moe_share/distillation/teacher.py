@@ -30,7 +30,7 @@ class Teacher:
         self.model: ESPnetASRModel | None = None
 
     def load(self, student: ESPnetASRModel, output_size: int) -> None:
-        """Load the teacher onto the student's device; a second call does nothing.
+        """Load the teacher with the student's device and dtype; a second call does nothing.
 
         Neither the student nor the state of the random generators changes.
 
@@ -51,7 +51,8 @@ class Teacher:
             model, _ = ASRTask.build_model_from_file(self.config_file, self.model_file, "cpu")
         model.requires_grad_(False).eval()
         self._check(model, student, output_size)
-        self.model = model.to(next(student.parameters()).device)
+        parameter = next(student.parameters())
+        self.model = model.to(parameter.device, parameter.dtype)
 
     def _check(self, teacher: Any, student: Any, output_size: int) -> None:
         if teacher.token_list != student.token_list:
@@ -66,7 +67,7 @@ class Teacher:
                 f"teacher {self.config_file} has another token list ({detail}); "
                 "train it on the same token list"
             )
-        if _description(teacher.frontend) != _description(student.frontend):
+        if not _same_frontend(teacher.frontend, student.frontend):
             raise ConfigurationError(
                 f"teacher {self.config_file} has another frontend than the student; give both "
                 "the same 'frontend' and 'frontend_conf'"
@@ -107,7 +108,11 @@ class Teacher:
                 features, lengths = teacher.normalize(features, lengths)
             if teacher.preencoder is not None:
                 features, lengths = teacher.preencoder(features, lengths)
-            conditioned = teacher.encoder.interctc_use_conditioning or teacher.encoder.ctc_trim
+            # few of ESPnet's encoders have these switches
+            conditioned = any(
+                getattr(teacher.encoder, switch, False)
+                for switch in ("interctc_use_conditioning", "ctc_trim")
+            )
             arguments = {"ctc": teacher.ctc} if conditioned else {}
             encoder_out, encoder_out_lens, _ = teacher.encoder(features, lengths, **arguments)
         if isinstance(encoder_out, tuple):  # intermediate CTC: (output, intermediate outputs)
@@ -123,18 +128,31 @@ class Teacher:
 _PROBE_FRAMES = 203  # every subsampling factor and edge rule of ESPnet gives another length
 
 
-def _description(frontend: torch.nn.Module | None) -> object:
-    """What makes two frontends the same: structure and constants."""
-    if frontend is None:
-        return None
-    scalars = {
-        f"{path}.{name}": value
-        for path, module in frontend.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, (int, float, str)) and name != "training"
-    }
-    tensors = {name: tensor.tolist() for name, tensor in frontend.named_buffers()}
-    return type(frontend), scalars, tensors
+def _same_frontend(one: torch.nn.Module | None, other: torch.nn.Module | None) -> bool:
+    """Whether two frontends have the same structure, settings and constants."""
+    if one is None or other is None:
+        return one is other
+
+    def settings(frontend: torch.nn.Module) -> dict[str, object]:
+        return {
+            f"{path}.{name}": value
+            for path, module in frontend.named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, (int, float, str)) and name != "training"
+        }
+
+    if type(one) is not type(other) or settings(one) != settings(other):
+        return False
+    constants, others = dict(one.named_buffers()), dict(other.named_buffers())
+    return constants.keys() == others.keys() and all(
+        # not equal to the last bit: averaging checkpoints rounds constants such as mel filters
+        constants[name].shape == others[name].shape
+        # double: the student may have a --train_dtype of its own
+        and torch.allclose(
+            constants[name].double().cpu(), others[name].double().cpu(), rtol=1e-4, atol=1e-6
+        )
+        for name in constants
+    )
 
 
 def _output_length(model: Any) -> int:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequential
 
 from espnet_moe_share.encoder.layers import transform_layers
 from espnet_moe_share.signature import extend_signature
@@ -32,6 +33,8 @@ class MoeShareConformerEncoder(ConformerEncoder):
     Raises:
         ConfigurationError: The experts or a sharing rule cannot be as given.
     """
+
+    encoders: MultiSequential
 
     def __init__(
         self,

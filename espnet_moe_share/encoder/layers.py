@@ -18,6 +18,10 @@ _EXPERTS_KEYS = ("num_experts", "top_k", "modules")
 
 
 def _check_experts(experts: Mapping[str, Any]) -> tuple[int, int, list[str]]:
+    if not isinstance(experts, Mapping):
+        raise ConfigurationError(
+            f"experts must be a mapping with {', '.join(_EXPERTS_KEYS)}, not {experts!r}"
+        )
     unknown = [str(key) for key in experts if key not in _EXPERTS_KEYS]
     if unknown:
         raise ConfigurationError(
@@ -33,7 +37,8 @@ def _check_experts(experts: Mapping[str, Any]) -> tuple[int, int, list[str]]:
         raise ConfigurationError(
             f"experts: 'top_k' must be 1 to num_experts ({num_experts}), not {top_k!r}"
         )
-    if not isinstance(modules, list) or not modules:
+    names = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
+    if not names or not modules:
         raise ConfigurationError(
             f"experts: 'modules' must be a list such as [feed_forward], not {modules!r}"
         )

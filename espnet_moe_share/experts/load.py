@@ -1,10 +1,13 @@
 """Scalars that say how evenly a layer used its experts."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from espnet_moe_share.experts.routing import Routing
+
+_NO_LOAD = dict.fromkeys(("largest_share", "dead_experts", "load_entropy"), math.nan)
 
 
 def expert_load(routing: Routing) -> dict[str, torch.Tensor]:
@@ -28,18 +31,19 @@ def expert_load(routing: Routing) -> dict[str, torch.Tensor]:
     }
 
 
-def layer_loads(records: Mapping[str, Sequence[Routing]]) -> dict[str, torch.Tensor]:
+def layer_loads(records: Mapping[str, Sequence[Routing]]) -> dict[str, torch.Tensor | float]:
     """Name the scalars of all layers for ESPnet's logs.
 
     Args:
         records: Path of the expert layer (``encoders.3.feed_forward``) -> its calls.
 
     Returns:
-        ``layer3_feed_forward_largest_share`` and so on; a layer that did not run is left out.
+        ``layer3_feed_forward_largest_share`` and so on, of each layer's last call. NaN, which
+        ESPnet leaves out of its averages, for a layer that did not run: ESPnet gathers the scalars
+        of all processes in order, so that every process must have the same names.
     """
     return {
         f"{path.replace('encoders.', 'layer').replace('.', '_')}_{name}": value
         for path, routings in records.items()
-        for routing in routings
-        for name, value in expert_load(routing).items()
+        for name, value in (expert_load(routings[-1]) if routings else _NO_LOAD).items()
     }

@@ -46,7 +46,7 @@ class SharingRule:
         """Return the paths that this rule shares, in the given order.
 
         Raises:
-            ConfigurationError: A pattern of the rule matches none of the paths.
+            ConfigurationError: A pattern of the rule matches none of the paths, or nothing is left.
         """
         for key, patterns in (("modules", self.modules), ("except", self.exceptions)):
             for pattern in patterns:
@@ -56,12 +56,15 @@ class SharingRule:
                         f"{self.name}: '{pattern}' in '{key}' matches no parameter of an encoder "
                         f"layer, whose parts are {', '.join(parts)}"
                     )
-        return [
+        selected = [
             path
             for path in paths
             if any(matches(pattern, path) for pattern in self.modules)
             and not any(matches(pattern, path) for pattern in self.exceptions)
         ]
+        if not selected:
+            raise ConfigurationError(f"{self.name}: 'except' leaves nothing of 'modules' to share")
+        return selected
 
 
 def matches(pattern: str, path: str) -> bool:
@@ -128,6 +131,8 @@ def parse_rule(name: str, rule: Mapping[str, Any], num_layers: int) -> SharingRu
     for key in ("modules", "groups"):
         if key not in rule:
             raise ConfigurationError(f"{name}: '{key}' is missing")
+        if rule[key] == []:
+            raise ConfigurationError(f"{name}: '{key}' is empty, so that nothing is shared")
     order = rule.get("order", "contiguous")
     if order not in _ORDERS:
         raise ConfigurationError(f"{name}: 'order' must be {' or '.join(_ORDERS)}, not {order!r}")
@@ -150,5 +155,11 @@ def parse_rule(name: str, rule: Mapping[str, Any], num_layers: int) -> SharingRu
 
 
 def parse_rules(rules: Sequence[Mapping[str, Any]], num_layers: int) -> list[SharingRule]:
-    """Check all rules; messages call them ``sharing[0]``, ``sharing[1]`` and so on."""
+    """Check all rules; messages call them ``sharing[0]``, ``sharing[1]`` and so on.
+
+    Raises:
+        ConfigurationError: Not a list, or a rule that cannot be.
+    """
+    if not isinstance(rules, list):
+        raise ConfigurationError(f"sharing must be a list of rules, not {rules!r}")
     return [parse_rule(f"sharing[{i}]", rule, num_layers) for i, rule in enumerate(rules)]
