@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The dialogues of the game Fish Fillets NG, Dutch or Czech: teacher, student, beam search and sclite.
+#   ./run.sh                    Dutch, 1.6 hours (default)
+#   ./run.sh --lang cs          Czech, 1.7 hours
+#   ./run.sh --fillets DIR      with unpacked Debian packages instead of fetching them
+# Every option of local/teacher_student.sh and local/asr.sh can follow.
+set -euo pipefail
+RECIPE_COMMAND=$(printf '%q ' "$0" "$@")
+export RECIPE_COMMAND
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=egs2/fillets/asr1/path.sh
+. ./path.sh
+
+lang="nl"
+corpus_opts=()
+options=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --lang | --fillets)
+            [ $# -ge 2 ] || { echo "run.sh: error: option $1 needs a value" >&2 && exit 2; }
+            set -- "$1=$2" "${@:3}"
+            ;;
+        --lang=*)
+            lang=${1#*=}
+            shift
+            ;;
+        --fillets=*)
+            corpus_opts+=(--fillets "${1#*=}")
+            shift
+            ;;
+        *)
+            options+=("$1")
+            shift
+            ;;
+    esac
+done
+if [ "${lang}" != nl ] && [ "${lang}" != cs ]; then
+    echo "run.sh: error: --lang ${lang}: nl or cs is needed" >&2
+    exit 2
+fi
+
+# data.sh's options are one string, as in ESPnet; a path with spaces cannot be said in it.
+exec local/teacher_student.sh \
+    --lang "${lang}" --train_set "train_${lang}" --valid_set "dev_${lang}" --test_sets "test_${lang}" \
+    --teacher_config conf/train_teacher_fillets.yaml \
+    --asr_config conf/train_moe_share_fillets.yaml \
+    --inference_config conf/decode_asr_fillets.yaml \
+    --token_type char --feats_type raw --speed_perturb_factors "0.9 1.0 1.1" \
+    --ngpu 0 --nj 2 --inference_nj 2 \
+    --local_data_opts "--corpus fillets --lang ${lang} ${corpus_opts[*]-}" "${options[@]}"

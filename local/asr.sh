@@ -1,0 +1,296 @@
+#!/usr/bin/env bash
+# Trains and evaluates one model with the stages, options and directories of ESPnet's egs2 asr.sh, but
+# needs pip packages and sclite only. Run it through a recipe's run.sh, in the recipe's directory.
+set -euo pipefail
+
+stage=1
+stop_stage=100
+skip_stages=
+skip_data_prep=false
+skip_train=false
+skip_eval=false
+skip_packing=true
+eval_valid_set=false
+ngpu=0
+nj=4
+inference_nj=4
+gpu_inference=false
+dumpdir=dump
+expdir=exp
+python="python3 -m espnet_moe_share.launch"
+local_data_opts=
+speed_perturb_factors=
+feats_type=raw
+fs=16k
+min_wav_duration=0.1
+max_wav_duration=20
+token_type=char
+nbpe=30
+bpemode=unigram
+bpe_char_cover=1.0
+asr_tag=
+asr_exp=
+asr_stats_dir=
+asr_config=
+asr_args=
+feats_normalize=global_mvn
+asr_speech_fold_length=800
+asr_text_fold_length=150
+inference_tag=
+inference_config=
+inference_args=
+inference_asr_model=valid.acc.ave.pth
+train_set=
+valid_set=
+test_sets=
+bpe_train_text=
+lang=noinfo
+score_opts=
+
+# shellcheck disable=SC2034  # read by parse_options.sh
+help_message="Usage: $0 --train_set NAME --valid_set NAME --test_sets \"NAME ...\" [options]
+Options are those of ESPnet's asr.sh; in brackets the default.
+  --stage, --stop_stage      first and last stage [${stage}, ${stop_stage}]
+  --skip_stages              stages to leave out, such as \"4 5\"
+  --skip_data_prep, --skip_train, --skip_eval, --skip_packing [${skip_data_prep}, ${skip_train}, ${skip_eval}, ${skip_packing}]
+  --eval_valid_set           decode and score the validation set, too [${eval_valid_set}]
+  --ngpu                     GPUs for training; 0 trains on the CPU [${ngpu}]
+  --nj, --inference_nj       parallel jobs for data and decoding [${nj}, ${inference_nj}]
+  --gpu_inference            decode on a GPU [${gpu_inference}]
+  --dumpdir, --expdir        where features and experiments go [${dumpdir}, ${expdir}]
+  --python                   how ESPnet's programs are started [${python}]
+  --local_data_opts          options of local/data.sh
+  --speed_perturb_factors    such as \"0.9 1.0 1.1\"; empty: no speed perturbation
+  --feats_type               raw only
+  --fs                       sampling rate of all audio [${fs}]
+  --min_wav_duration, --max_wav_duration   seconds; others are not trained on [${min_wav_duration}, ${max_wav_duration}]
+  --token_type               char, bpe or word [${token_type}]
+  --nbpe, --bpemode, --bpe_char_cover, --bpe_train_text   for bpe [${nbpe}, ${bpemode}, ${bpe_char_cover}, training text]
+  --lang                     part of directory names [${lang}]
+  --asr_config, --asr_args   training configuration, further options of asr_train
+  --asr_tag, --asr_exp, --asr_stats_dir    names in place of those derived from the configuration
+  --feats_normalize          global_mvn or utterance_mvn [${feats_normalize}]
+  --asr_speech_fold_length, --asr_text_fold_length   for batch_type folded [${asr_speech_fold_length}, ${asr_text_fold_length}]
+  --inference_config, --inference_args, --inference_tag   decoding configuration, options, name
+  --inference_asr_model      model that is decoded [${inference_asr_model}]
+  --score_opts               further options of sclite"
+
+own_command=$(printf '%q ' "$0" "$@")
+# shellcheck source=local/parse_options.sh
+. local/parse_options.sh
+# shellcheck source=local/experiment_name.sh
+. local/experiment_name.sh
+# shellcheck source=local/sclite.sh
+. local/sclite.sh
+# The recipe's environment: PATH, PYTHONPATH, locale.
+# shellcheck source=/dev/null
+[ ! -f path.sh ] || . ./path.sh
+
+die() {
+    echo "asr.sh: error: $*" >&2
+    exit 2
+}
+
+[ $# -eq 0 ] || die "unexpected argument '$1'; options start with --"
+[ -n "${train_set}" ] || die "--train_set is required"
+[ -n "${valid_set}" ] || die "--valid_set is required"
+[ "${train_set}" != "${valid_set}" ] || die "--train_set and --valid_set are both ${train_set}"
+[ "${feats_type}" = raw ] || die "--feats_type ${feats_type}: only raw is supported without Kaldi"
+[[ "${token_type}" =~ ^(char|bpe|word)$ ]] || die "--token_type ${token_type}: char, bpe or word is needed"
+[[ "${feats_normalize}" =~ ^(global_mvn|utterance_mvn)$ ]] ||
+    die "--feats_normalize ${feats_normalize}: global_mvn or utterance_mvn is needed"
+for name in stage stop_stage ngpu nj inference_nj nbpe; do
+    [[ "${!name}" =~ ^[0-9]+$ ]] || die "--${name} ${!name}: a number is needed"
+done
+[[ "${dumpdir}${expdir}${asr_tag}${asr_exp}" != *[[:space:]]* ]] ||
+    die "directory names and tags must not hold spaces, which ESPnet splits at"
+for file in "${asr_config}" "${inference_config}"; do
+    [ -z "${file}" ] || [ -f "${file}" ] || die "${file}: no such configuration"
+done
+
+eval_sets=
+for dset in ${test_sets}; do
+    [ "${dset}" != "${train_set}" ] || die "--test_sets holds the training set ${train_set}"
+    if [ "${dset}" = "${valid_set}" ]; then eval_valid_set=true; else eval_sets+="${dset} "; fi
+done
+test_sets=${eval_sets}
+[ "${eval_valid_set}" = false ] || eval_sets="org/${valid_set} ${test_sets}"
+[ "${skip_eval}" = true ] || [ -n "${eval_sets}" ] || die "--test_sets is required"
+
+[ "${skip_data_prep}" = false ] || skip_stages+=" 1 2 3 4 5"
+[ "${skip_train}" = false ] || skip_stages+=" 2 4 5 10 11"
+[ "${skip_eval}" = false ] || skip_stages+=" 12 13"
+[ "${skip_packing}" = false ] || skip_stages+=" 14"
+
+wanted() { # wanted <stage>
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]
+}
+begin() { # begin <stage> <what>
+    current_stage=$1 stage_start=${SECONDS}
+    echo "$(date '+%Y-%m-%d %H:%M:%S') Stage $1: $2"
+}
+end() {
+    echo "$(date '+%Y-%m-%d %H:%M:%S') Stage ${current_stage} took $((SECONDS - stage_start)) s"
+}
+
+# Before hours of training, not after.
+sclite=
+if wanted 13; then sclite=$(require_sclite); fi
+for directory in data "${dumpdir}" "${expdir}"; do
+    { mkdir -p "${directory}" && probe=$(mktemp "${directory}/.writable.XXXXXX") && rm -f "${probe}"; } 2>/dev/null ||
+        die "${directory}: cannot be written to; free space or give another --dumpdir or --expdir"
+done
+
+data_feats=${dumpdir}/raw
+token_directory=data/${lang}_token_list/${token_type}
+[ "${lang}" != noinfo ] || token_directory=data/token_list/${token_type}
+bpemodel=none
+if [ "${token_type}" = bpe ]; then
+    token_directory+=_${bpemode}${nbpe}
+    bpemodel=${token_directory}/bpe.model
+fi
+token_list=${token_directory}/tokens.txt
+: "${asr_tag:=$(experiment_tag "${asr_config}" "${asr_args}")}"
+: "${asr_exp:=${expdir}/asr_${asr_tag}}"
+: "${asr_stats_dir:=${expdir}/asr_stats_$(data_tag)${speed_perturb_factors:+_sp}}"
+: "${inference_tag:=$(decoding_tag "${inference_config}" "${inference_args}" "${inference_asr_model}")}"
+# The same interpreter for ESPnet's programs and for our helpers.
+py=${python%% *}
+
+if wanted 1; then
+    begin 1 "data preparation: local/data.sh ${local_data_opts}"
+    # shellcheck disable=SC2086
+    local/data.sh ${local_data_opts}
+    end
+fi
+
+if [ -n "${speed_perturb_factors}" ]; then
+    if wanted 2; then
+        begin 2 "speed perturbation: data/${train_set} -> data/${train_set}_sp"
+        "${py}" local/speed_perturb.py "data/${train_set}" "data/${train_set}_sp" \
+            --factors "${speed_perturb_factors}" --nj "${nj}"
+        end
+    fi
+    train_set+=_sp
+fi
+
+train_dir=${data_feats}/${train_set}
+valid_dir=${data_feats}/${valid_set}
+
+if wanted 3; then
+    begin 3 "check and list audio: data -> ${data_feats}"
+    dsets=${eval_sets}
+    [ "${skip_train}" = true ] || dsets="org/${train_set} org/${valid_set} ${test_sets}"
+    for dset in ${dsets}; do
+        "${py}" local/format_wav.py "data/${dset#org/}" "${data_feats}/${dset}" --fs "${fs}" --nj "${nj}"
+    done
+    end
+fi
+
+if wanted 4; then
+    begin 4 "drop utterances outside ${min_wav_duration} s to ${max_wav_duration} s"
+    for dset in "${train_set}" "${valid_set}"; do
+        "${py}" local/filter_lengths.py "${data_feats}/org/${dset}" "${data_feats}/${dset}" --fs "${fs}" \
+            --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}"
+    done
+    end
+fi
+
+if wanted 5; then
+    begin 5 "token list (${token_type}): ${token_list}"
+    training_text=${data_feats}/org/${train_set}/text
+    [ "${token_type}" != bpe ] || training_text=${bpe_train_text:-${training_text}}
+    texts=("${train_dir}/text" "${valid_dir}/text")
+    for dset in ${test_sets}; do
+        texts+=("${data_feats}/${dset}/text")
+    done
+    "${py}" local/token_list.py --text "${training_text}" --output "${token_directory}" \
+        --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
+        --bpe_char_cover "${bpe_char_cover}" --check "${texts[@]}"
+    end
+fi
+
+if wanted 6 || wanted 7 || wanted 8 || wanted 9; then
+    echo "Stages 6-9 (language models) are skipped: these recipes use none"
+fi
+
+# Arguments that stages 10 and 11 share. asr_args and inference_args are split at spaces, as in asr.sh.
+train_args=(
+    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
+    --train_data_path_and_name_and_type "${train_dir}/wav.scp,speech,sound"
+    --train_data_path_and_name_and_type "${train_dir}/text,text,text"
+    --valid_data_path_and_name_and_type "${valid_dir}/wav.scp,speech,sound"
+    --valid_data_path_and_name_and_type "${valid_dir}/text,text,text"
+    --frontend_conf "fs=${fs}"
+)
+[ -z "${asr_config}" ] || train_args+=(--config "${asr_config}")
+
+if wanted 10; then
+    begin 10 "collect statistics: ${asr_stats_dir}"
+    # shellcheck disable=SC2086
+    "${py}" local/collect_stats.py --train "${train_dir}" --valid "${valid_dir}" --output "${asr_stats_dir}" \
+        --token_list "${token_list}" --token_type "${token_type}" --feats_normalize "${feats_normalize}" \
+        ${asr_config:+--config "${asr_config}"} --nj "${nj}" -- \
+        ${python} -m espnet2.bin.asr_train --collect_stats true "${train_args[@]}" ${asr_args}
+    end
+fi
+
+if wanted 11; then
+    begin 11 "training: ${asr_exp}"
+    if [ "${feats_normalize}" = global_mvn ]; then
+        train_args+=(--normalize global_mvn --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
+    fi
+    [ "${ngpu}" -le 1 ] || train_args+=(--multiprocessing_distributed true)
+    # shellcheck disable=SC2086
+    "${py}" local/train.py --experiment "${asr_exp}" --stats "${asr_stats_dir}" \
+        ${asr_config:+--config "${asr_config}"} -- \
+        ${python} -m espnet2.bin.asr_train --ngpu "${ngpu}" --resume true --output_dir "${asr_exp}" \
+        --fold_length "$((asr_speech_fold_length * 100))" --fold_length "${asr_text_fold_length}" \
+        --train_shape_file "${asr_stats_dir}/train/speech_shape" \
+        --train_shape_file "${asr_stats_dir}/train/text_shape.${token_type}" \
+        --valid_shape_file "${asr_stats_dir}/valid/speech_shape" \
+        --valid_shape_file "${asr_stats_dir}/valid/text_shape.${token_type}" \
+        "${train_args[@]}" ${asr_args}
+    end
+fi
+
+if wanted 12; then
+    begin 12 "decoding: ${asr_exp}/${inference_tag}"
+    decode_ngpu=0
+    [ "${gpu_inference}" = false ] || decode_ngpu=1
+    for dset in ${eval_sets}; do
+        # shellcheck disable=SC2086
+        "${py}" local/decode.py --data "${data_feats}/${dset}" --output "${asr_exp}/${inference_tag}/${dset}" \
+            --nj "${inference_nj}" \
+            --depends "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}" ${inference_config} -- \
+            ${python} -m espnet2.bin.asr_inference --ngpu "${decode_ngpu}" \
+            --data_path_and_name_and_type "${data_feats}/${dset}/wav.scp,speech,sound" \
+            --asr_train_config "${asr_exp}/config.yaml" --asr_model_file "${asr_exp}/${inference_asr_model}" \
+            ${inference_config:+--config "${inference_config}"} ${inference_args}
+    done
+    end
+fi
+
+if wanted 13; then
+    begin 13 "scoring: ${asr_exp}/RESULTS.md"
+    for dset in ${eval_sets}; do
+        "${py}" local/score.py --data "${data_feats}/${dset}" --decoded "${asr_exp}/${inference_tag}/${dset}" \
+            --sclite "${sclite}" --score_opts="${score_opts}" --bpemodel "${bpemodel}"
+    done
+    "${py}" local/results.py --experiment "${asr_exp}" --model "${inference_asr_model}" \
+        --command "${RECIPE_COMMAND:-${own_command}}"
+    end
+fi
+
+if wanted 14; then
+    packed=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
+    begin 14 "packing: ${packed}"
+    options=()
+    for file in "${asr_stats_dir}/train/feats_stats.npz" "${bpemodel}" "${asr_exp}/RESULTS.md" "${asr_exp}/images"; do
+        [ ! -e "${file}" ] || options+=(--option "${file}")
+    done
+    ${python} -m espnet2.bin.pack asr --asr_train_config "${asr_exp}/config.yaml" \
+        --asr_model_file "${asr_exp}/${inference_asr_model}" "${options[@]}" --outpath "${packed}.partial.zip"
+    mv "${packed}.partial.zip" "${packed}"
+    end
+fi

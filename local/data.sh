@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Stage 1: prepare the data directories of one corpus. Run from the recipe's directory, as
+#   local/data.sh [--corpus mini|aishell|fillets] [options of local/data_<corpus>.sh]
+set -euo pipefail
+
+corpus=mini
+options=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --corpus)
+            if [ $# -lt 2 ]; then
+                echo "data.sh: error: --corpus needs a value: mini, aishell or fillets" >&2
+                exit 2
+            fi
+            corpus=$2
+            shift 2
+            ;;
+        --corpus=*)
+            corpus=${1#*=}
+            shift
+            ;;
+        --help | -h)
+            echo "Usage: local/data.sh [--corpus mini|aishell|fillets] [options of the corpus]"
+            options+=("$1")
+            shift
+            ;;
+        *)
+            # The options differ between corpora; the corpus's own script refuses unknown ones.
+            options+=("$1")
+            shift
+            ;;
+    esac
+done
+
+case "${corpus}" in
+    mini | aishell | fillets) ;;
+    *)
+        echo "data.sh: error: --corpus ${corpus}: expected mini, aishell or fillets" >&2
+        exit 2
+        ;;
+esac
+exec "local/data_${corpus}.sh" ${options[@]+"${options[@]}"}

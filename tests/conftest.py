@@ -1,0 +1,64 @@
+"""What all tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Environment of a child process that finds the package in this checkout."""
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Modules and tensors made in the test are float64, so that equal means equal."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of a dense teacher with statistics of its own, as ``model_conf`` names them."""
+    import numpy as np
+    import tiny_models
+
+    folder = tmp_path_factory.mktemp("teacher")
+    rng = np.random.default_rng(0)
+    mean, std = rng.normal(-8, 2, tiny_models.MELS), rng.uniform(1, 3, tiny_models.MELS)
+    np.savez(
+        folder / "feats_stats.npz",
+        count=np.array(100.0),
+        sum=100 * mean,
+        sum_square=100 * (std**2 + mean**2),
+    )
+    settings = tiny_models.dense_config(normalize="global_mvn")
+    settings["normalize_conf"] = {"stats_file": str(folder / "feats_stats.npz")}
+    model = tiny_models.randomize(tiny_models.build(settings, seed=11))
+    return tiny_models.save(folder, settings, model)
+
+
+@pytest.fixture(scope="session")
+def student_settings(teacher: dict[str, str]) -> dict[str, Any]:
+    """config.yaml of a student of that teacher with every loss switched on."""
+    import tiny_models
+
+    return tiny_models.config(
+        **tiny_models.SPECAUG,
+        model_conf={
+            "balance_weight": 0.01,
+            "router_z_weight": 0.001,
+            "distill_weight": 0.1,
+            **teacher,
+        },
+    )

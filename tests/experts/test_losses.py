@@ -1,0 +1,91 @@
+"""Router losses against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
+from espnet_moe_share.experts.routing import Routing
+
+POOL, OTHER_POOL = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+
+
+def routing(
+    probabilities: list[list[float]],
+    pool: torch.nn.Parameter = POOL,
+    top_k: int = 1,
+    scale: float = 1.0,
+) -> Routing:
+    """A call whose softmax gives these probabilities; its logits are log(scale * p)."""
+    logits = (scale * torch.tensor(probabilities)).log().requires_grad_()
+    return Routing(logits, logits.topk(top_k).indices, pool)
+
+
+def test_layer_balance_by_hand() -> None:
+    # f = (3/4, 1/4); P = ((.9 + .6 + .8 + .3) / 4, (.1 + .4 + .2 + .7) / 4) = (.65, .35)
+    first = routing([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7]])
+    assert layer_balance_loss([first]).item() == pytest.approx(2 * (0.75 * 0.65 + 0.25 * 0.35))
+    # and a second layer adds its own: f = (0, 1), P = (.2, .8)
+    second = routing([[0.2, 0.8]])
+    assert layer_balance_loss([first, second]).item() == pytest.approx(1.15 + 1.6)
+
+
+def test_layer_balance_top_2_counts_every_choice() -> None:
+    # choices 0 1, 2 1: f = (1/4, 1/2, 1/4); P = (.35, .3, .35)
+    both = routing([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]], top_k=2)
+    expected = 3 * (0.25 * 0.35 + 0.5 * 0.3 + 0.25 * 0.35)
+    assert layer_balance_loss([both]).item() == pytest.approx(expected)
+
+
+def test_pool_balance_by_hand() -> None:
+    # together: f = (2/3, 1/3) of 3 frames, P = ((.9 + .6 + .2) / 3, (.1 + .4 + .8) / 3); 2 layers
+    layers = [routing([[0.9, 0.1], [0.6, 0.4]]), routing([[0.2, 0.8]])]
+    expected = 2 * 2 * (2 / 3 * 1.7 / 3 + 1 / 3 * 1.3 / 3)
+    assert pool_balance_loss(layers).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", [layer_balance_loss, pool_balance_loss])
+def test_balance_minimum_is_the_number_of_layers(loss: object) -> None:
+    even = [[0.97, 0.01, 0.01, 0.01]]
+    even = [even[0][-n:] + even[0][:-n] for n in range(4)]
+    assert callable(loss)
+    layers = [routing(even, POOL), routing(even, POOL), routing(even, OTHER_POOL)]
+    assert loss(layers).item() == pytest.approx(3.0, abs=1e-5)
+    collapsed = [routing([even[0]] * 4, layer.experts) for layer in layers]
+    assert loss(collapsed).item() == pytest.approx(3 * 4 * 0.97, abs=1e-4)
+
+
+def test_pool_equals_layer_without_sharing() -> None:
+    torch.manual_seed(0)
+    layers = [routing(torch.rand(9, 4).softmax(-1).tolist(), pool) for pool in (POOL, OTHER_POOL)]
+    torch.testing.assert_close(pool_balance_loss(layers), layer_balance_loss(layers))
+
+
+def test_pool_lets_layers_complement_each_other() -> None:
+    left, right = [[0.9, 0.1]] * 5, [[0.1, 0.9]] * 5
+    layers = [routing(left), routing(right)]
+    assert pool_balance_loss(layers).item() == pytest.approx(2.0, abs=1e-5)
+    assert layer_balance_loss(layers).item() == pytest.approx(3.6, abs=1e-5)
+    apart = [routing(left, POOL), routing(right, OTHER_POOL)]
+    assert pool_balance_loss(apart).item() == pytest.approx(3.6, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [layer_balance_loss, pool_balance_loss])
+def test_balance_gradient_goes_through_the_probabilities(loss: object) -> None:
+    assert callable(loss)
+    layer = routing([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    loss([layer]).backward()
+    # d/dz of E * sum_e f_e * mean(p_e): E / N * p_e * (f_e - sum_j f_j p_j), f held fixed
+    p = layer.logits_NE.detach().softmax(-1)
+    f = torch.tensor([2 / 3, 1 / 3])
+    expected = 2 / 3 * p * (f - (f * p).sum(-1, keepdim=True))
+    torch.testing.assert_close(layer.logits_NE.grad, expected)
+
+
+def test_router_z_by_hand() -> None:
+    # log-sum-exp of log(scale * p) is log(scale)
+    first, second = routing([[0.5, 0.5], [0.9, 0.1]], scale=3.0), routing([[0.3, 0.7]], scale=0.5)
+    expected = math.log(3.0) ** 2 + math.log(0.5) ** 2
+    assert router_z_loss([first]).item() == pytest.approx(math.log(3.0) ** 2)
+    assert router_z_loss([first, second]).item() == pytest.approx(expected)
