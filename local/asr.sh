@@ -28,6 +28,7 @@ token_type=char
 nbpe=30
 bpemode=unigram
 bpe_char_cover=1.0
+allow_unk=false
 asr_tag=
 asr_exp=
 asr_stats_dir=
@@ -66,6 +67,7 @@ Options are those of ESPnet's asr.sh; in brackets the default.
   --min_wav_duration, --max_wav_duration   seconds; others are not trained on [${min_wav_duration}, ${max_wav_duration}]
   --token_type               char, bpe or word [${token_type}]
   --nbpe, --bpemode, --bpe_char_cover, --bpe_train_text   for bpe [${nbpe}, ${bpemode}, ${bpe_char_cover}, training text]
+  --allow_unk                read a character that the training text lacks as <unk> instead of stopping [${allow_unk}]
   --lang                     part of directory names [${lang}]
   --asr_config, --asr_args   training configuration, further options of asr_train
   --asr_tag, --asr_exp, --asr_stats_dir    names in place of those derived from the configuration
@@ -206,7 +208,7 @@ if wanted 5; then
     done
     "${py}" local/token_list.py --text "${training_text}" --output "${token_directory}" \
         --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
-        --bpe_char_cover "${bpe_char_cover}" --check "${texts[@]}"
+        --bpe_char_cover "${bpe_char_cover}" --allow_unk "${allow_unk}" --check "${texts[@]}"
     end
 fi
 

@@ -94,6 +94,12 @@ if [ -n "${teacher_exp}" ]; then
     done
 elif [ "${teacher_config}" = none ]; then
     trained_teacher=false
+    # The model refuses a weight for learning from a teacher that there is not. In asr_args it also
+    # becomes part of the experiment's name, which keeps the distilled student's directory apart.
+    if grep -qE '^[[:space:]]+distill_weight:' "${asr_config}" && [[ "${asr_args}" != *distill_weight=* ]]; then
+        echo "teacher_student.sh: no teacher, so ${asr_config} is trained with distill_weight=0"
+        asr_args+="${asr_args:+ }--model_conf distill_weight=0"
+    fi
 else
     teacher_exp=${expdir}/asr_$(experiment_tag "${teacher_config}" "")
 fi

@@ -6,7 +6,6 @@ list has not.
 """
 
 import argparse
-import collections
 import hashlib
 from pathlib import Path
 
@@ -73,16 +72,16 @@ def write_bpe_list(
         stream.writelines(f"{token}\n" for token in [BLANK, UNKNOWN, *pieces[3:], SOS_EOS])
 
 
-def unknown_symbols(text: Path, token_type: str, directory: Path) -> collections.Counter[str]:
-    """Symbols of `text` that become <unk>, with their number of occurrences."""
+def unknown_symbols(text: Path, token_type: str, directory: Path) -> dict[str, str]:
+    """Symbols of `text` that become <unk>, each with the first utterance that has it."""
     tokens = set((directory / "tokens.txt").read_text(encoding="utf-8").split("\n"))
-    found: collections.Counter[str] = collections.Counter()
+    found: dict[str, str] = {}
     processor = None
     if token_type == "bpe":
         import sentencepiece
 
         processor = sentencepiece.SentencePieceProcessor(model_file=str(directory / "bpe.model"))
-    for line in read_columns(text).values():
+    for utterance, line in read_columns(text).items():
         words = line.split()
         if processor is not None:
             symbols = processor.encode(line, out_type=str)
@@ -90,32 +89,32 @@ def unknown_symbols(text: Path, token_type: str, directory: Path) -> collections
             symbols = list("".join(words)) + ["<space>"] * (len(words) - 1)
         else:
             symbols = words
-        found.update(symbol for symbol in symbols if symbol not in tokens)
+        for symbol in symbols:
+            if symbol not in tokens:
+                found.setdefault(symbol, utterance)
     return found
 
 
-def check(texts: list[Path], token_type: str, directory: Path) -> None:
-    """Print a line for every text with unknown symbols.
+def check(texts: list[Path], token_type: str, directory: Path, allow_unk: bool) -> None:
+    """Refuse texts with unknown characters; unknown words are nothing unusual.
 
     Raises:
-        UserError: the greater part of a text is unknown: the list is for another language.
+        UserError: a character of a text is not in the list, and `allow_unk` is false.
     """
     for text in texts:
         unknown = unknown_symbols(text, token_type, directory)
         if not unknown:
             continue
-        some = " ".join(symbol for symbol, _ in unknown.most_common(10))
-        length = sum(
-            len(line.split()) if token_type == "word" else len(line)
-            for line in read_columns(text).values()
-        )
+        symbol, utterance = next(iter(unknown.items()))
+        more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
         message = (
-            f"{text}: {unknown.total()} of {length} symbols, {len(unknown)} different, are not in "
-            f"{directory / 'tokens.txt'} and become {UNKNOWN}: {some}"
+            f"{text}: utterance {utterance} has '{symbol}'{more}, not in {directory / 'tokens.txt'}"
         )
-        if token_type != "bpe" and unknown.total() > length / 2:
-            raise UserError(message)
-        print(f"warning: {message}")
+        if token_type != "word" and not allow_unk:
+            raise UserError(
+                f"{message}; correct the text, or pass --allow_unk true to read it as {UNKNOWN}"
+            )
+        print(f"warning: {message}: read as {UNKNOWN}")
 
 
 def main() -> None:
@@ -127,6 +126,7 @@ def main() -> None:
     parser.add_argument("--bpemode", default="unigram", help="bpe: sentencepiece's model type")
     parser.add_argument("--bpe_char_cover", type=float, default=1.0, help="bpe: coverage")
     parser.add_argument("--check", type=Path, nargs="*", default=[], help="texts to look through")
+    parser.add_argument("--allow_unk", choices=["true", "false"], default="false")
     args = parser.parse_args()
     columns = read_columns(args.text)
     made_from: dict[str, object] = {
@@ -146,7 +146,7 @@ def main() -> None:
                 write_char_or_word_list(args.text, args.token_type, temporary / "tokens.txt")
             size = len((temporary / "tokens.txt").read_text(encoding="utf-8").split("\n")) - 1
         print(f"{args.output / 'tokens.txt'}: {size} tokens")
-    check(args.check, args.token_type, args.output)
+    check(args.check, args.token_type, args.output, args.allow_unk == "true")
 
 
 if __name__ == "__main__":

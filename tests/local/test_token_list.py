@@ -43,10 +43,16 @@ def test_bpe_too_large(tmp_path: Path) -> None:
 def test_unknown_symbols(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("u1 abc abd\n")
     (tmp_path / "dev").write_text("v1 abx\nv2 b x\n")
-    (tmp_path / "foreign").write_text("v1 xyz\n")
-    arguments = ("--text", tmp_path / "text", "--output", tmp_path / "tokens", "--token_type")
-    done = run_helper("token_list.py", *arguments, "char", "--check", tmp_path / "dev")
+    arguments = ("--text", tmp_path / "text", "--output", tmp_path / "tokens")
+    check = ("--check", tmp_path / "dev")
+    done = run_helper("token_list.py", *arguments, "--token_type", "char", *check)
+    assert_one_line_error(done, "dev: utterance v1 has 'x', not in")
+    assert "--allow_unk true" in done.stderr
+    done = run_helper(
+        "token_list.py", *arguments, "--token_type", "char", *check, "--allow_unk", "true"
+    )
     assert done.returncode == 0, done.stderr
-    assert "dev: 2 of 6 symbols, 1 different, are not in" in done.stdout
-    done = run_helper("token_list.py", *arguments, "char", "--check", tmp_path / "foreign")
-    assert_one_line_error(done, "foreign: 3 of 3 symbols")
+    assert "v1 has 'x'" in done.stdout
+    # words that training lacks are nothing unusual
+    done = run_helper("token_list.py", *arguments, "--token_type", "word", *check)
+    assert done.returncode == 0, done.stderr

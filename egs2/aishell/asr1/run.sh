@@ -48,7 +48,7 @@ case "${corpus}" in
         ;;
     aishell)
         defaults=(
-            --lang zh --train_set train --valid_set dev --test_sets "dev test"
+            --lang zh --train_set train --valid_set dev --test_sets "dev test" --allow_unk true
             --teacher_config conf/train_teacher_conformer.yaml
             --asr_config conf/train_moe_share_conformer.yaml
             --inference_config conf/decode_asr.yaml
