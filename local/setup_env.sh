@@ -44,8 +44,10 @@ make_venv() {
 
 extras=
 [ "${with_test}" = false ] || extras="[test]"
-# What is installed depends on setup.py alone: the package itself is installed in editable mode.
-wanted="$(sha256sum setup.py | cut -d' ' -f1)${extras}"
+# The release that the figures in RESULTS.md were measured with; setup.py itself takes any that ESPnet takes.
+torch="torch==2.13.0"
+# What is installed depends on these alone: the package itself is installed in editable mode.
+wanted="$(sha256sum setup.py | cut -d' ' -f1) ${torch}${extras}"
 stamp=${venv}/.setup_done
 if [ ! -f "${stamp}" ] || ! grep -qxF -e "${wanted}" -e "${wanted%"[test]"}[test]" "${stamp}"; then
     if ! { [ -x "${venv}/bin/python3" ] && is_usable "${venv}/bin/python3"; }; then
@@ -54,7 +56,7 @@ if [ ! -f "${stamp}" ] || ! grep -qxF -e "${wanted}" -e "${wanted%"[test]"}[test
     # Gone while pip works: an interrupted installation is gone on with at the next call.
     rm -f "${stamp}"
     echo "installing espnet_moe_share${extras} and what it needs into ${venv}; this takes some minutes"
-    "${venv}/bin/python3" -m pip install --quiet --disable-pip-version-check --editable ".${extras}" ||
+    "${venv}/bin/python3" -m pip install --quiet --disable-pip-version-check "${torch}" --editable ".${extras}" ||
         die "pip could not install the package; see its message above, then run this again"
     echo "${wanted}" >"${stamp}.partial"
     mv "${stamp}.partial" "${stamp}"

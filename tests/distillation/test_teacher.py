@@ -249,3 +249,28 @@ def test_teacher_sees_masked_and_warped_features(student_settings: dict[str, Any
     # before the student's normalisation, which would leave a mean of 0 in every band
     assert plain[0].mean(0).abs().max() > 0.1
     assert SPECAUG["specaug"] == student_settings["specaug"]
+
+
+def test_encode_leaves_its_input_alone(student: Any) -> None:
+    features, lengths = torch.randn(2, 60, 20), torch.tensor([60, 40])
+    before = features.clone()
+    encoded, encoded_lengths = student.teacher.encode(features, lengths)
+    assert torch.equal(features, before)
+    assert lengths.tolist() == [60, 40]
+    assert not encoded.requires_grad
+    assert encoded.size(1) == encoded_lengths.max()
+
+
+def test_other_number_of_frames_is_noticed_in_training_too(
+    student: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first check cannot see the subsampling, in a pre-encoder for instance."""
+    encode = student.teacher.encode
+
+    def one_frame_less(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded, lengths = encode(*args)
+        return encoded[:, :-1], lengths - 1
+
+    monkeypatch.setattr(student.teacher, "encode", one_frame_less)
+    with pytest.raises(ConfigurationError, match=r"where the student gives .*same subsampling"):
+        run(student)
