@@ -1,13 +1,19 @@
-"""Strict comparison of a checkpoint's keys with a model's.
+"""Strict loading: a checkpoint fits the model that its configuration describes, or is refused.
 
 ESPnet loads with ``strict=False`` (``AbsTask.build_model_from_file``), so that a checkpoint of
 another architecture decodes garbage without a word. Everything of ours loads through this check.
 """
 
-from collections.abc import Iterable, Mapping
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from espnet_moe_share.errors import CheckpointMismatchError
+import torch
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
 
 _SHOWN = 4
 
@@ -66,3 +72,61 @@ def mismatch(where: str, what: str) -> CheckpointMismatchError:
         f"{where}: the checkpoint does not fit the configuration: {what}; "
         "use the config.yaml that lies beside the checkpoint"
     )
+
+
+def require_files(*files: Path | str | None) -> None:
+    """Raise ConfigurationError for the first file that is given and does not exist."""
+    for file in files:
+        if file is not None and not Path(file).is_file():
+            raise ConfigurationError(f"{file}: no such file")
+
+
+def check_model_file(model: torch.nn.Module, model_file: Path | str) -> None:
+    """Compare the keys of a checkpoint file with those of the model it was loaded into.
+
+    Args:
+        model: Any module; ESPnet's own too.
+        model_file: Checkpoint of ESPnet's trainer, of deepspeed or of lightning.
+
+    Raises:
+        CheckpointMismatchError: The keys differ.
+    """
+    state = safe_torch_load(model_file, map_location="cpu")
+    for wrapper in ("module", "state_dict"):  # deepspeed's, lightning's
+        state = state.get(wrapper, state)
+    check_keys(model.state_dict(), state, str(model_file))
+
+
+def build_strictly(
+    build: Callable[..., tuple[AbsESPnetModel, argparse.Namespace]],
+    config_file: Path | str | None,
+    model_file: Path | str | None,
+    device: str,
+) -> tuple[AbsESPnetModel, argparse.Namespace]:
+    """Build and load a model as one of ESPnet's tasks does, but refuse what does not fit.
+
+    Args:
+        build: ``build_model_from_file`` of the task.
+        config_file: config.yaml of the training; None: beside ``model_file``.
+        model_file: Checkpoint (weights only); None leaves the initial weights.
+        device: "cpu", "cuda", "cuda:N" or "mps".
+
+    Returns:
+        The model and the training's arguments.
+
+    Raises:
+        ConfigurationError: A file is missing.
+        CheckpointMismatchError: Keys or shapes differ; for any model, not only ours.
+    """
+    require_files(config_file, model_file)
+    try:
+        model, args = build(config_file, model_file, device)
+    except RuntimeError as error:
+        # torch's for ESPnet's own models: a headline, then one line for each tensor
+        headline, *details = str(error).splitlines()
+        if not headline.startswith("Error(s) in loading state_dict") or not details:
+            raise
+        raise mismatch(str(model_file), details[0].strip().rstrip(".")) from None
+    if model_file is not None:
+        check_model_file(model, model_file)
+    return model, args

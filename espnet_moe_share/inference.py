@@ -10,7 +10,8 @@ from typing import Any
 
 from espnet2.bin.asr_inference import Speech2Text as ESPnetSpeech2Text
 
-from espnet_moe_share.task import ASRTask, check_model_file, require_files
+from espnet_moe_share.checkpoint import check_model_file, require_files
+from espnet_moe_share.task import ASRTask
 
 
 class Speech2Text(ESPnetSpeech2Text):

@@ -15,7 +15,8 @@ from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
-from espnet_moe_share.experts.routing import Routing, record_routing
+from espnet_moe_share.experts.recording import record_routing
+from espnet_moe_share.experts.routing import Routing
 from espnet_moe_share.signature import extend_signature
 
 _BALANCE_LOSSES = {"layer": layer_balance_loss, "pool": pool_balance_loss}
@@ -103,7 +104,7 @@ class MoeShareASRModel(ESPnetASRModel):
         # on a file that is gone when the model is decoded elsewhere.
         self.distill_projection = (
             torch.nn.Linear(size, self.teacher_output_size)
-            if self.teacher_output_size != size
+            if self.teacher_output_size != size and distill_weight > 0
             else None
         )
 

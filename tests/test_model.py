@@ -11,7 +11,7 @@ from tiny_models import SPECAUG, batch, build, config, dense_config, merge
 
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
-from espnet_moe_share.experts.routing import record_routing
+from espnet_moe_share.experts.recording import record_routing
 from espnet_moe_share.model import MoeShareASRModel
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
 
+from espnet_moe_share.checkpoint import build_strictly
 from espnet_moe_share.errors import ConfigurationError
 
 
@@ -45,10 +47,10 @@ class Teacher:
         """
         if self.model is not None:
             return
-        from espnet_moe_share.task import ASRTask
-
         with torch.random.fork_rng():
-            model, _ = ASRTask.build_model_from_file(self.config_file, self.model_file, "cpu")
+            model, _ = build_strictly(
+                ASRTask.build_model_from_file, self.config_file, self.model_file, "cpu"
+            )
         model.requires_grad_(False).eval()
         self._check(model, student, output_size)
         parameter = next(student.parameters())
@@ -91,8 +93,8 @@ class Teacher:
         """Encode features as the student's own front half left them.
 
         Args:
-            features: After the student's SpecAugment and before its normalisation (B, T, F). Not
-                changed; the teacher normalises a copy with its own statistics.
+            features: After the student's SpecAugment and before its normalisation (B, T, F). The
+                teacher normalises them with its own statistics, in place: give a copy.
             lengths: Valid frames (B,).
 
         Returns:
@@ -102,8 +104,6 @@ class Teacher:
         assert teacher is not None, "load() comes first"
         # not inference_mode: its tensors cannot be saved for the student's backward pass
         with torch.no_grad():
-            # normalisers of ESPnet work in place
-            features, lengths = features.clone(), lengths.clone()
             if teacher.normalize is not None:
                 features, lengths = teacher.normalize(features, lengths)
             if teacher.preencoder is not None:

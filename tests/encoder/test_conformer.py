@@ -15,7 +15,7 @@ from espnet_moe_share.encoder.conformer import MoeShareConformerEncoder
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
-from espnet_moe_share.experts.routing import record_routing
+from espnet_moe_share.experts.recording import record_routing
 from espnet_moe_share.sharing.layers import SharedLayers
 
 

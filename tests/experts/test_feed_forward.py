@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
-from espnet_moe_share.experts.routing import Routing, record_routing
+from espnet_moe_share.experts.recording import record_routing
+from espnet_moe_share.experts.routing import Routing
 
 SIZE, HIDDEN, EXPERTS = 6, 10, 4
 

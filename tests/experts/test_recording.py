@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
-from espnet_moe_share.experts.routing import record_routing
+from espnet_moe_share.experts.recording import record_routing
 
 
 def stack() -> torch.nn.Sequential:
