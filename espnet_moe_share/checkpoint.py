@@ -15,7 +15,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
 
-_SHOWN = 4
+_SHOWN = 2
 
 
 def _names(keys: set[str]) -> str:

@@ -131,6 +131,11 @@ class Checkpoints:
         if damaged or linked < self.current.stat().st_mtime_ns:
             self._restore_epoch()
 
+    def cut_off(self) -> Path | None:
+        """A file that is written in part only, if there is one."""
+        files = sorted(self.current.parent.glob("*.pth"))
+        return next((file for file in files if file.exists() and not is_complete(file)), None)
+
     def remove_copy(self) -> None:
         self.copy.unlink(missing_ok=True)
 
@@ -252,7 +257,17 @@ def main() -> None:
 
         resumed = "resumed" if checkpoints.current.exists() else "started"
         print(f"training {resumed}; log: {log}", flush=True)
-        run_jobs([Job("training", args.command, log)], watch=watch)
+        try:
+            run_jobs([Job("training", args.command, log)], watch=watch)
+        except UserError as error:
+            if (file := checkpoints.cut_off()) is None:
+                raise
+            # PyTorch's own words for a full disk are "unexpected pos 249152 vs 249044".
+            free = shutil.disk_usage(experiment).free / 1e6
+            raise UserError(
+                f"{file} is written in part only: is the disk full ({free:,.0f} MB are free)? Make "
+                f"room; the same command goes on from the last complete epoch; {error}"
+            ) from None
         with written_whole(experiment / FINISHED) as stream:
             json.dump(wanted, stream, indent=1)
         checkpoints.remove_copy()

@@ -1,0 +1,136 @@
+"""Every YAML of conf/: accepted by ESPnet's programs, of the sizes that are promised."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from tiny_recipe import ROOT
+
+CONF = ROOT / "conf"
+TRAINING = sorted(path.name for path in CONF.glob("train_*.yaml"))
+DECODING = sorted(path.name for path in CONF.glob("decode_*.yaml"))
+# Tokens of the corpora, as stage 5 counts them; a size cannot be said without.
+VOCABULARY = {"conformer": 4233, "mini": 102, "fillets": 34}
+
+
+def corpus_of(name: str) -> str:
+    return name.removesuffix(".yaml").rpartition("_")[2]
+
+
+def write_tokens(folder: Path, size: int) -> Path:
+    tokens = ["<blank>", "<unk>", *(chr(0x4E00 + n) for n in range(size - 3)), "<sos/eos>"]
+    path = folder / f"tokens{size}.txt"
+    path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def unchanged_globals() -> Iterator[None]:
+    """ESPnet's main() changes settings of the whole process."""
+    import torch
+
+    root = logging.getLogger()
+    before = root.level, list(root.handlers), torch.backends.cudnn.deterministic
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    torch.backends.cudnn.deterministic = before[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINING)
+def test_dry_run(name: str, tmp_path: Path, unchanged_globals: None) -> None:
+    """Model, optimiser and scheduler are made as in training, with the recipe's arguments."""
+    from espnet_moe_share.task import ASRTask
+
+    mels = yaml.safe_load((CONF / name).read_text("utf-8"))["frontend_conf"]["n_mels"]
+    stats = tmp_path / "feats_stats.npz"
+    one = np.ones(mels)
+    np.savez(stats, count=np.array(2.0), sum=one, sum_square=2 * one)
+    lists = tmp_path / "list"
+    lists.write_text("a 1\n")
+    command = ["--config", str(CONF / name), "--dry_run", "true", "--ngpu", "0"]
+    command += ["--token_list", str(write_tokens(tmp_path, VOCABULARY[corpus_of(name)]))]
+    command += ["--token_type", "char", "--bpemodel", "none", "--frontend_conf", "fs=16k"]
+    command += ["--normalize", "global_mvn", "--normalize_conf", f"stats_file={stats}"]
+    command += ["--output_dir", str(tmp_path / "exp")]
+    ASRTask.main(cmd=command)
+    written = yaml.safe_load((tmp_path / "exp/config.yaml").read_text("utf-8"))
+    assert written["unused_parameters"] is False
+    if written["scheduler"] == "onecyclelr":
+        # Fewer steps than updates stop the training with an error near its end.
+        steps = written["max_epoch"] * written["num_iters_per_epoch"]
+        assert written["scheduler_conf"]["total_steps"] == steps
+
+
+def parameters(name: str, folder: Path) -> tuple[dict[str, int], Any]:
+    from espnet_moe_share.parameters import count_parameters
+    from espnet_moe_share.task import ASRTask
+
+    tokens = write_tokens(folder, VOCABULARY[corpus_of(name)])
+    command = ["--config", str(CONF / name), "--token_list", str(tokens)]
+    command += ["--output_dir", "none", "--normalize", "utterance_mvn"]
+    model = ASRTask.build_model(ASRTask.get_parser().parse_args(command))
+    return count_parameters(model), model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("corpus", "limit"), [("conformer", 0.41), ("mini", 0.335), ("fillets", 0.335)]
+)
+def test_share_of_the_teachers_encoder_layers(corpus: str, limit: float, tmp_path: Path) -> None:
+    teacher, _ = parameters(f"train_teacher_{corpus}.yaml", tmp_path)
+    student, _ = parameters(f"train_moe_share_{corpus}.yaml", tmp_path)
+    assert student["encoder_layer_params"] / teacher["encoder_layer_params"] <= limit
+    if corpus == "conformer":
+        assert round(teacher["total_params"] / 1e6, 2) == 46.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["conformer", "mini"])
+def test_size_of_the_students_file(corpus: str, tmp_path: Path) -> None:
+    import torch
+
+    name = f"train_moe_share_{corpus}.yaml"
+    counts, model = parameters(name, tmp_path)
+    best = yaml.safe_load((CONF / name).read_text("utf-8"))["keep_nbest_models"]
+    # As ESPnet's averaging writes it: a plain dict, and the file's name stands at every tensor.
+    file = tmp_path / f"valid.acc.ave_{best}best.pth"
+    torch.save(dict(model.state_dict()), file)
+    assert file.stat().st_size <= 1.03 * 4 * counts["total_params"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", VOCABULARY)
+def test_student_and_teacher_differ_in_what_is_compared_only(corpus: str) -> None:
+    """Features, decoder and batches are the teacher's; the schedule's length may differ."""
+    teacher, student = (
+        yaml.safe_load((CONF / f"train_{kind}_{corpus}.yaml").read_text("utf-8"))
+        for kind in ("teacher", "moe_share")
+    )
+    own = {"experts", "sharing"}
+    encoder = student["encoder_conf"]
+    assert {k: v for k, v in encoder.items() if k not in own} == teacher["encoder_conf"]
+    kept = {k: v for k, v in student["model_conf"].items() if k in teacher["model_conf"]}
+    assert kept == teacher["model_conf"]
+    for options in (teacher, student):
+        for key in ("encoder", "encoder_conf", "model", "model_conf"):
+            del options[key]
+        for key in ("max_epoch", "scheduler_conf"):
+            options.pop(key, None)
+    assert student == teacher
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_decoding_configuration_is_parsed(name: str) -> None:
+    from espnet2.bin.asr_inference import get_parser
+
+    path = CONF / name
+    required = ["--output_dir", "decoded", "--data_path_and_name_and_type", "wav.scp,speech,sound"]
+    found = vars(get_parser().parse_args(["--config", str(path), *required]))
+    for option, value in yaml.safe_load(path.read_text("utf-8")).items():
+        assert found[option] == value and type(found[option]) is type(value)
