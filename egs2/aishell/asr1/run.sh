@@ -29,6 +29,11 @@ while [ $# -gt 0 ]; do
             corpus_opts+=("${name//-voice/_voice}" "${1#*=}")
             shift
             ;;
+        --help | -h)
+            # the comment above is this script's own part
+            sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
+            exec local/teacher_student.sh --help
+            ;;
         *)
             options+=("$1")
             shift

@@ -28,6 +28,11 @@ while [ $# -gt 0 ]; do
             corpus_opts+=(--fillets "${1#*=}")
             shift
             ;;
+        --help | -h)
+            # the comment above is this script's own part
+            sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
+            exec local/teacher_student.sh --help
+            ;;
         *)
             options+=("$1")
             shift
