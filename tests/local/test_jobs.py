@@ -54,7 +54,12 @@ def test_no_job_outlives_its_driver(tmp_path: Path, signal_number: int) -> None:
         "from pathlib import Path\nfrom jobs import Job, run_jobs\n"
         f"run_jobs([Job('x', [sys.executable, '-c', {inner!r}], Path({str(tmp_path)!r}) / 'l')])"
     )
-    driver = subprocess.Popen([sys.executable, "-c", outer], stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", outer],
+        stderr=subprocess.DEVNULL,
+        # A shell starts what runs in its background with interrupts ignored; that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_until(lambda: pid_file.is_file() and bool(pid_file.read_text()))
     driver.send_signal(signal_number)
     driver.wait(timeout=20)
