@@ -13,6 +13,7 @@ import yaml
 from command_line import UserError, run, written_whole
 from data_directory import fingerprint, is_current, read_columns, whole_directory
 from jobs import Job, run_jobs
+from progress import GrowingFiles, progress_bar
 from split_keys import split_keys
 
 # Options of a configuration that the statistics depend on.
@@ -89,11 +90,16 @@ def main() -> None:
             log = logs / f"stats.{n}.log"
             jobs.append(Job(f"statistics job {n}", [*args.command, *specific], log))
         print(f"{count} jobs; logs: {logs}/stats.*.log", flush=True)
-        run_jobs(jobs, threads=1)
+        logdirs = [temporary / "logdir" / f"stats.{n}" for n in parts]
+        shapes = [d / subset / "speech_shape" for d in logdirs for subset in ("train", "valid")]
+        counted = GrowingFiles(shapes, "\n")
+        total = sum(len(read_columns(d / "wav.scp")) for d in (args.train, args.valid))
+        with progress_bar(total=total, desc="statistics") as bar:
+            run_jobs(jobs, threads=1, watch=lambda: bar.update(counted.added()))
         from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 
         aggregate_stats_dirs(
-            [temporary / "logdir" / f"stats.{n}" for n in parts],
+            logdirs,
             temporary,
             "WARNING",
             args.feats_normalize != "global_mvn",

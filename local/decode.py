@@ -5,7 +5,6 @@ Appends to the command what differs between jobs and joins what they wrote into
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from command_line import UserError, run, written_whole
 from data_directory import STAMP, fingerprint, read_columns, write_columns
 from jobs import Job, exclusive, run_jobs
-from progress import progress_bar
+from progress import GrowingFiles, progress_bar
 from split_keys import split_keys
 
 FILES = ("token", "token_int", "score", "text")
@@ -26,28 +25,6 @@ def describe(data: Path, files: list[Path], command: list[str], jobs: int) -> di
     digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     arguments = command[command.index("-m") :] if "-m" in command else command
     return {"data": fingerprint(data), "files": digests, "command": arguments, "nj": jobs}
-
-
-class DecodedBar:
-    """A bar of decoded utterances, counted in the logs: the result files are buffered."""
-
-    def __init__(self, logs: list[Path], done: int, total: int) -> None:
-        self.logs = dict.fromkeys(logs, 0)
-        self.bar = progress_bar(total=total, initial=done, desc="decoded")
-
-    def show(self) -> None:
-        for log, position in self.logs.items():
-            if not log.exists():
-                continue
-            with open(log, "rb") as stream:
-                stream.seek(position)
-                text = stream.read()
-            end = text.rfind(b"\n") + 1
-            self.logs[log] = position + end
-            self.bar.update(text[:end].count(b"speech length: "))
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 def join(parts: list[Path], utterances: dict[str, str], output: Path) -> None:
@@ -115,13 +92,13 @@ def main() -> None:
             todo.append(job)
         print(f"{output}: {len(todo)} jobs; logs: {logs}/asr_inference.*.log", flush=True)
         start = time.monotonic()
-        with contextlib.closing(
-            DecodedBar([job.log for job in todo], done, len(utterances))
-        ) as bar:
+        # Counted in the logs: the result files are buffered.
+        counted = GrowingFiles([job.log for job in todo], "speech length: ")
+        with progress_bar(total=len(utterances), initial=done, desc="decoded") as bar:
             run_jobs(
                 todo,
                 threads=1,
-                watch=bar.show,
+                watch=lambda: bar.update(counted.added()),
                 on_success=lambda job: (jobs[job.name] / STAMP).touch(),
             )
         join(parts, utterances, output)

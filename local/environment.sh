@@ -14,6 +14,6 @@ unset _root
 # C order is what sorted lists are compared in; Python prints UTF-8 nevertheless.
 export LC_ALL=C
 export PYTHONIOENCODING=UTF-8
-# Threads that wait must not spin: with another program on the same cores, training on the CPU was
-# measured to take ten times as long otherwise.
+# Threads that wait must not spin: training on the CPU would be slowed many times over as soon as another
+# program wants one of the same cores.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -11,3 +12,30 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
     """tqdm with utterances as its unit; where stderr is no terminal, at most a line in 30 s."""
     seconds = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(items, unit="utt", mininterval=seconds, maxinterval=seconds, **options)
+
+
+class GrowingFiles:
+    """Counts a mark in files that other programs are writing.
+
+    Args:
+        files: they may not exist yet.
+        mark: what stands once for each thing done; counted in complete lines only.
+    """
+
+    def __init__(self, files: list[Path], mark: str) -> None:
+        self.positions = dict.fromkeys(files, 0)
+        self.mark = mark.encode()
+
+    def added(self) -> int:
+        """How many marks have come since the last call."""
+        count = 0
+        for file, position in self.positions.items():
+            if not file.exists():
+                continue
+            with open(file, "rb") as stream:
+                stream.seek(position)
+                text = stream.read()
+            end = text.rfind(b"\n") + 1
+            self.positions[file] = position + end
+            count += text[:end].count(self.mark)
+        return count
