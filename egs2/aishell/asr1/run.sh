@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# AISHELL-1, or a miniature of it: teacher, student, beam search and sclite tables.
-#   ./run.sh                                      the miniature (default)
-#   ./run.sh --corpus aishell --aishell DIR       the real corpus
+# AISHELL-1, or a stand-in for it: teacher, student, beam search and sclite tables.
+#   ./run.sh                                      a miniature, from recorded syllables (default)
+#   ./run.sh --corpus aishell --ngpu 4            AISHELL-1 itself, downloaded (16 GB)
+#   ./run.sh --corpus aishell --aishell DIR       ... from a copy, unpacked or not, which is only read
+#   ./run.sh --corpus espeak                      AISHELL-1's layout in any size, synthetic speech
 #   ./run.sh --teacher_config none --asr_config conf/FILE.yaml    one configuration alone
+# Options of the corpora: local/data.sh --corpus CORPUS --help
 # Every option of local/teacher_student.sh and local/asr.sh can follow.
 set -euo pipefail
 RECIPE_COMMAND=$(printf '%q ' "$0" "$@")
@@ -16,35 +19,41 @@ corpus_opts=()
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --corpus | --gcin_voice | --gcin-voice | --aishell)
-            [ $# -ge 2 ] || { echo "run.sh: error: option $1 needs a value" >&2 && exit 2; }
-            set -- "$1=$2" "${@:3}"
-            ;;
-        --corpus=*)
-            corpus=${1#*=}
-            shift
-            ;;
-        --gcin_voice=* | --gcin-voice=* | --aishell=*)
-            name=${1%%=*}
-            corpus_opts+=("${name//-voice/_voice}" "${1#*=}")
-            shift
-            ;;
         --help | -h)
             # the comment above is this script's own part
             sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
             exec local/teacher_student.sh --help
             ;;
-        *)
-            options+=("$1")
-            shift
+        --*=*) ;;
+        --*)
+            [ $# -ge 2 ] || { echo "run.sh: error: option $1 needs a value" >&2 && exit 2; }
+            set -- "$1=$2" "${@:3}"
             ;;
     esac
+    case "$1" in
+        --corpus=*) corpus=${1#*=} ;;
+        --aishell=* | --downloads=* | --data[_-]url=* | --checksums=* | --remove[_-]archive=* | --expect=* | \
+            --gcin[_-]voice=* | --vocabulary=* | --untranscribed=* | --*[_-]sentences=* | --*[_-]speakers=*)
+            corpus_opts+=("${1%%=*}" "${1#*=}")
+            ;;
+        *) options+=("$1") ;;
+    esac
+    shift
 done
 
 case "${corpus}" in
     mini)
         defaults=(
             --lang mini_zh --train_set mini_train --valid_set mini_dev --test_sets mini_test
+            --teacher_config conf/train_teacher_mini.yaml
+            --asr_config conf/train_moe_share_mini.yaml
+            --inference_config conf/decode_asr_mini.yaml
+            --ngpu 0 --nj 2 --inference_nj 2
+        )
+        ;;
+    espeak)
+        defaults=(
+            --lang espeak_zh --train_set espeak_train --valid_set espeak_dev --test_sets espeak_test
             --teacher_config conf/train_teacher_mini.yaml
             --asr_config conf/train_moe_share_mini.yaml
             --inference_config conf/decode_asr_mini.yaml
@@ -61,7 +70,7 @@ case "${corpus}" in
         )
         ;;
     *)
-        echo "run.sh: error: --corpus ${corpus}: mini or aishell is needed" >&2
+        echo "run.sh: error: --corpus ${corpus}: mini, espeak or aishell is needed" >&2
         exit 2
         ;;
 esac
