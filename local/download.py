@@ -28,6 +28,10 @@ class _Lost(Exception):
     """The connection failed in a way that another attempt may mend; says how."""
 
 
+class _Unreachable(_Lost):
+    """There was no connection at all."""
+
+
 def download(url: str, part: Path, size: int, *, tries: int = 10, pause_s: float = 1.0) -> None:
     """Fetch `url` into `part`, which may hold the beginning of it already.
 
@@ -50,6 +54,7 @@ def download(url: str, part: Path, size: int, *, tries: int = 10, pause_s: float
         # Of another file, or of a server that repeated bytes.
         part.write_bytes(b"")
     failed = 0
+    reached = False
     with progress_bar(
         total=size, initial=part.stat().st_size, desc=url, unit="B", unit_scale=True
     ) as bar:
@@ -57,16 +62,19 @@ def download(url: str, part: Path, size: int, *, tries: int = 10, pause_s: float
             try:
                 _go_on(url, part, have, size, bar)
                 reason = "the connection was closed"
+                reached = True
             except _Lost as lost:
                 reason = str(lost)
+                reached = reached or not isinstance(lost, _Unreachable)
             now = part.stat().st_size
             if now >= size:
                 break
             failed = 0 if now > have else failed + 1
-            if failed >= tries:
+            # An address that was never reached is wrong, or there is no network.
+            if failed >= tries or not reached:
                 raise UserError(
-                    f"{url}: {reason}, {tries} times in a row; {part} keeps {now} of {size} bytes:"
-                    " run the same command again to go on, or give a mirror with --data_url"
+                    f"{url}: {reason} ({failed} times in a row); {part} keeps {now} of {size}"
+                    " bytes: run the same command again to go on, or give a mirror with --data_url"
                 )
             time.sleep(min(pause_s * 2 ** max(failed - 1, 0), MAX_PAUSE_S))
 
@@ -115,7 +123,7 @@ def _open(request: urllib.request.Request) -> Any:
             ) from None
         raise _Lost(f"the server answers {said}") from None
     except urllib.error.URLError as error:
-        raise _Lost(str(error.reason)) from None
+        raise _Unreachable(str(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
         raise _Lost(str(error) or type(error).__name__) from None
 
