@@ -45,7 +45,7 @@ def count(wavs: int, sets: Mapping[str, DataDirectory]) -> dict[str, int]:
         counts[f"{name}_utterances"] = len(data.texts)
         counts[f"{name}_characters"] = sum(map(len, data.texts.values()))
     counts["tokens"] = len(set().union(*sets["train"].texts.values())) + _SPECIAL_TOKENS
-    return counts
+    return {name: counts[name] for name in NAMES}
 
 
 def read_expectation(text: str) -> dict[str, int]:

@@ -220,7 +220,13 @@ def test_no_space(server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.Mon
     assert server.asked == []
     # What is there already need not be free once more.
     (tmp_path / "down" / f"{DATA}.part").write_bytes((server.folder / DATA).read_bytes()[:1000])
-    disk(needed - 1000)
+    unpacked = unpack_aishell.partial_folder(tmp_path / "down/data_aishell") / "transcript/old"
+    unpacked.parent.mkdir(parents=True)
+    unpacked.write_bytes(bytes(500))
+    disk(needed - 1501)
+    with pytest.raises(UserError, match="needed for the archives"):
+        fetch(server, tmp_path / "down")
+    disk(needed - 1500)
     fetch(server, tmp_path / "down")
 
 
@@ -251,12 +257,12 @@ def test_interrupted_unpacking_goes_on_with_the_next_speaker(
     assert sorted(path.name for path in target.iterdir()) == ["transcript", "wav"]
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.999])
-def test_truncated_archive(packed: Path, tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("kept", [1000, -150_000, -300, -1])
+def test_truncated_archive(packed: Path, tmp_path: Path, kept: int) -> None:
     content = (packed / DATA).read_bytes()
     source = tmp_path / "source"
     source.mkdir()
-    (source / DATA).write_bytes(content[: int(share * len(content))])
+    (source / DATA).write_bytes(content[:kept])
     with pytest.raises(UserError, match=rf"{DATA}: \d+ bytes, {len(content)} expected: truncated"):
         fetch_aishell.fetch_corpus(
             tmp_path / "down", read_checksums(packed / pack_aishell.CHECKSUMS), source=source
