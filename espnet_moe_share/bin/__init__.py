@@ -1,0 +1,1 @@
+"""Programs: ``python -m espnet_moe_share.bin.<name>``."""
