@@ -4,13 +4,13 @@ import inspect
 
 
 def extend_signature[T: type](cls: T) -> T:
-    """Give a class whose ``__init__`` ends in ``**kwargs`` its base's arguments by name.
+    """Give a class whose ``__init__`` ends in ``**kwargs`` the arguments of its last base by name.
 
     ESPnet reads a class's arguments from its signature (``get_default_kwargs``), so that
     ``--print_config`` and config.yaml would not show what ``**kwargs`` hides. Taking them from
     the base class keeps every argument of ESPnet's, later ones included, without a copy.
     """
-    base = inspect.signature(cls.__mro__[1])
+    base = inspect.signature(cls.__bases__[-1])
     own = [
         parameter
         for parameter in inspect.signature(cls).parameters.values()
