@@ -16,5 +16,11 @@ def extend_signature[T: type](cls: T) -> T:
         for parameter in inspect.signature(cls).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
+    cls.added_arguments = tuple(parameter.name for parameter in own)  # type: ignore[attr-defined]
     cls.__signature__ = base.replace(parameters=[*base.parameters.values(), *own])  # type: ignore[attr-defined]
     return cls
+
+
+def added_arguments(cls: type) -> tuple[str, ...]:
+    """Names of the arguments that a class of ours adds to ESPnet's; none for ESPnet's own."""
+    return getattr(cls, "added_arguments", ())
