@@ -182,4 +182,4 @@ def test_recipe_passes_corpus_options_on(recorded: Path) -> None:
 def test_recipe_refuses_an_unknown_corpus(recorded: Path) -> None:
     done = run(recorded, "run.sh", "--corpus", "librispeech")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--corpus librispeech: mini, espeak or aishell is needed" in done.stderr
+    assert "--corpus librispeech: mini, mini_noisy, espeak or aishell is needed" in done.stderr

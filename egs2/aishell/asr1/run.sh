@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # AISHELL-1, or a stand-in for it: teacher, student, beam search and sclite tables.
 #   ./run.sh                                      a miniature, from recorded syllables (default)
+#   ./run.sh --corpus mini_noisy                  the miniature with noise and fewer sentences
 #   ./run.sh --corpus aishell --ngpu 4            AISHELL-1 itself, downloaded (16 GB)
 #   ./run.sh --corpus aishell --aishell DIR       ... from a copy, unpacked or not, which is only read
 #   ./run.sh --corpus espeak                      AISHELL-1's layout in any size, synthetic speech
@@ -42,18 +43,10 @@ while [ $# -gt 0 ]; do
 done
 
 case "${corpus}" in
-    mini)
+    mini | mini_noisy | espeak)
         defaults=(
-            --lang mini_zh --train_set mini_train --valid_set mini_dev --test_sets mini_test
-            --teacher_config conf/train_teacher_mini.yaml
-            --asr_config conf/train_moe_share_mini.yaml
-            --inference_config conf/decode_asr_mini.yaml
-            --ngpu 0 --nj 2 --inference_nj 2
-        )
-        ;;
-    espeak)
-        defaults=(
-            --lang espeak_zh --train_set espeak_train --valid_set espeak_dev --test_sets espeak_test
+            --lang "${corpus}_zh"
+            --train_set "${corpus}_train" --valid_set "${corpus}_dev" --test_sets "${corpus}_test"
             --teacher_config conf/train_teacher_mini.yaml
             --asr_config conf/train_moe_share_mini.yaml
             --inference_config conf/decode_asr_mini.yaml
@@ -70,7 +63,7 @@ case "${corpus}" in
         )
         ;;
     *)
-        echo "run.sh: error: --corpus ${corpus}: mini, espeak or aishell is needed" >&2
+        echo "run.sh: error: --corpus ${corpus}: mini, mini_noisy, espeak or aishell is needed" >&2
         exit 2
         ;;
 esac
