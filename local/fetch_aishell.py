@@ -66,7 +66,10 @@ def fetch(archive: Archive, downloads: Path, data_url: str, tries: int) -> Path:
     """
     path = downloads / archive.name
     if path.exists():
-        verify(path, archive)
+        try:
+            verify(path, archive)
+        except UserError as error:
+            raise UserError(f"{error}; remove it to have it downloaded again") from None
         return path
     part = part_of(path)
     download(f"{data_url.rstrip('/')}/{archive.name}", part, archive.size, tries=tries)

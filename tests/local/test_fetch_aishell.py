@@ -206,6 +206,13 @@ def test_wrong_checksum_then_a_good_mirror(
     assert wavs_of(tmp_path / "down/data_aishell") == wavs_of(corpus)
 
 
+def test_damaged_archive_that_lies_there_is_kept(server: ArchiveServer, tmp_path: Path) -> None:
+    (tmp_path / DATA).write_bytes(b"somebody's own")
+    with pytest.raises(UserError, match=rf"{DATA}: 14 bytes, \d+ expected: truncated; remove it"):
+        fetch(server, tmp_path)
+    assert (tmp_path / DATA).read_bytes() == b"somebody's own" and server.asked == []
+
+
 def test_no_space(server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archives = read_checksums(server.folder / pack_aishell.CHECKSUMS)
     needed = sum(a.size + round(1.35 * a.size) for a in archives)
