@@ -157,7 +157,8 @@ def build_corpus(espeak: Espeak, out: Path, size: Size, jobs: int) -> bool:
     if is_current(corpus, made_from):
         return False
     speakers = make_speakers(espeak.variants, size.speakers, size.seed)
-    sentences = VOCABULARIES[size.vocabulary](*(size.sentences[n] for n in SETS), size.seed)
+    train, dev, test = (size.sentences[name] for name in SETS)
+    sentences = VOCABULARIES[size.vocabulary](train, dev, test, size.seed)
     with whole_directory(corpus, made_from) as root:
         utterances = {n: _plan(root, n, sentences[n], speakers[n], size) for n in SETS}
         _write_wavs(espeak, [u for name in SETS for u in utterances[name]], jobs)

@@ -97,8 +97,8 @@ class Espeak:
             raise UserError(f"{self.program} -v {voice}: no speech for '{' '.join(syllables)}'")
         rate = int.from_bytes(wav[24:28], "little")
         # The header's length is a placeholder, since the program does not know it beforehand.
-        samples = np.frombuffer(wav[_WAV_HEADER:], dtype="<i2").astype(np.float32) / 32768
-        speech = soxr.resample(_without_silence(samples), rate, SAMPLE_RATE)
+        samples = np.frombuffer(wav[_WAV_HEADER:], dtype="<i2").astype(np.float32)
+        speech = soxr.resample(_without_silence(samples / np.float32(32768)), rate, SAMPLE_RATE)
         return with_background(speech, speaker.level_db, seed)
 
     def _ask(self, option: str) -> str:

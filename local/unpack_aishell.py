@@ -14,7 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from command_line import UserError
 from progress import progress_bar
@@ -97,7 +97,7 @@ class _Damaged(Exception):
     """What is wrong in an archive; its reader adds the name."""
 
 
-def _members(unzipped: IO[bytes], folder: str) -> Iterator[Entry]:
+def _members(unzipped: gzip.GzipFile, folder: str) -> Iterator[Entry]:
     """Every file of an unzipped archive, with its path below the archive's only folder."""
     try:
         with tarfile.open(fileobj=unzipped, mode="r|") as tar:
@@ -139,7 +139,7 @@ def _unpack_speaker(path: PurePosixPath, stream: IO[bytes], partial: Path) -> No
     shutil.rmtree(staging)
 
 
-def _read_to_end(unzipped: IO[Any]) -> None:
+def _read_to_end(unzipped: gzip.GzipFile) -> None:
     """Past the last file of a tar, so that gzip sees its checksum, or that it is missing."""
     while unzipped.read(1 << 20):
         pass
