@@ -172,7 +172,7 @@ def _plan(
     """Who says what in which file; the speakers of a set take turns."""
     said = list(sentences)
     if name == "train":
-        # Read once more, by others: what a recording without transcript says is in none.
+        # What a recording without transcript says does not matter: sentences said once more.
         said += [sentences[i % len(sentences)] for i in range(size.untranscribed)]
     if len(said) > _MOST_UTTERANCES * len(speakers):
         raise UserError(
