@@ -98,6 +98,13 @@ def test_every_variant_is_known_to_the_program(espeak: Espeak) -> None:
     assert len(set(said)) == len(espeak.variants) + 1
 
 
+def fundamental(waveform: np.ndarray) -> float:
+    """Hertz in the middle of an utterance, by autocorrelation."""
+    middle = waveform[len(waveform) // 2 - 400 : len(waveform) // 2 + 400]
+    correlation = np.correlate(middle, middle, "full")[len(middle) - 1 :]
+    return float(16000 / (40 + np.argmax(correlation[40:250])))
+
+
 def test_tones_rate_and_pitch_are_heard(espeak: Espeak) -> None:
     speaker = Speaker("S0002", "m1", 150, 50, -25.0)
     waveforms = {tone: espeak.say([f"ma{tone}"], speaker, (0,)) for tone in "12345"}
@@ -106,6 +113,11 @@ def test_tones_rate_and_pitch_are_heard(espeak: Espeak) -> None:
     slow = espeak.say(long, speaker, (0,))
     fast = espeak.say(long, Speaker("S0002", "m1", 200, 50, -25.0), (0,))
     assert 0.65 < len(fast) / len(slow) < 0.85
+    low, high = (
+        fundamental(espeak.say(["ma1"], Speaker("S0002", "m1", 150, pitch, -25.0), (0,)))
+        for pitch in (30, 70)
+    )
+    assert 1.2 * low < high < 3 * low
     # ü is v in the input: lü and lu are different syllables.
     said = {espeak.say([syllable], speaker, (0,)).tobytes() for syllable in ("lv4", "lu4")}
     assert len(said) == 2
