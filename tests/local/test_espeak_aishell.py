@@ -99,10 +99,10 @@ def test_every_variant_is_known_to_the_program(espeak: Espeak) -> None:
 
 
 def fundamental(waveform: np.ndarray) -> float:
-    """Hertz in the middle of an utterance, by autocorrelation."""
+    """Hertz in the middle of an utterance, 53 to 160, by autocorrelation."""
     middle = waveform[len(waveform) // 2 - 400 : len(waveform) // 2 + 400]
     correlation = np.correlate(middle, middle, "full")[len(middle) - 1 :]
-    return float(16000 / (40 + np.argmax(correlation[40:250])))
+    return float(16000 / (100 + np.argmax(correlation[100:300])))
 
 
 def test_tones_rate_and_pitch_are_heard(espeak: Espeak) -> None:
@@ -114,10 +114,10 @@ def test_tones_rate_and_pitch_are_heard(espeak: Espeak) -> None:
     fast = espeak.say(long, Speaker("S0002", "m1", 200, 50, -25.0), (0,))
     assert 0.65 < len(fast) / len(slow) < 0.85
     low, high = (
-        fundamental(espeak.say(["ma1"], Speaker("S0002", "m1", 150, pitch, -25.0), (0,)))
+        fundamental(espeak.say(["a1"], Speaker("S0002", "m1", 150, pitch, -25.0), (0,)))
         for pitch in (30, 70)
     )
-    assert 1.2 * low < high < 3 * low
+    assert 1.3 * low < high < 1.8 * low
     # ü is v in the input: lü and lu are different syllables.
     said = {espeak.say([syllable], speaker, (0,)).tobytes() for syllable in ("lv4", "lu4")}
     assert len(said) == 2
