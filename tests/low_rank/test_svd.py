@@ -55,7 +55,7 @@ def alternate(ws, up_of, down_of, rank: int, seed: int) -> float:
     torch.manual_seed(seed)
     downs = {d: torch.randn(rank, ws[0].size(1), dtype=torch.float64) for d in set(down_of)}
     ups: dict[int, torch.Tensor] = {}
-    for _ in range(1000):
+    for _ in range(300):
         for u in set(up_of):
             members = [n for n in range(len(ws)) if up_of[n] == u]
             wanted = torch.cat([ws[n].T for n in members])
@@ -83,7 +83,7 @@ def test_no_other_factors_are_nearer(up_of: list[int], down_of: list[int]) -> No
     ws = weights(len(up_of))
     found = distance(ws, *fit_factors(ws, up_of, down_of, 2), up_of, down_of)
     others = [alternate(ws, up_of, down_of, 2, seed) for seed in range(2)]
-    assert min(others) == pytest.approx(found, rel=1e-6)
+    assert min(others) == pytest.approx(found, rel=1e-5)
 
 
 def test_crossing_groups_are_refused() -> None:
