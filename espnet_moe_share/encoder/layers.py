@@ -12,6 +12,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequenti
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.low_rank.replace import replace_by_factors
 from espnet_moe_share.sharing.layers import SharedLayers
 from espnet_moe_share.sharing.rules import parse_rules
 
@@ -84,14 +85,19 @@ def _pass_frame_mask(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
 def transform_layers(
     layers: MultiSequential,
     experts: Mapping[str, Any] | None,
+    low_rank: Sequence[Mapping[str, Any]] | None,
     sharing: Sequence[Mapping[str, Any]] | None,
 ) -> MultiSequential:
-    """Put experts into encoder layers, then share what the rules say.
+    """Put experts into encoder layers, then factors, then share what the rules say.
+
+    In this order: factors replace what experts have left, and rules can share either.
 
     Args:
         layers: ESPnet's stack of encoder layers; changed in place.
         experts: ``num_experts``, ``top_k`` (default 1) and ``modules`` (default
             ``[feed_forward]``), the feed-forwards to replace; None leaves them dense.
+        low_rank: Weights to replace by two factors (:mod:`espnet_moe_share.low_rank.replace`);
+            None leaves all at full rank.
         sharing: Sharing rules (:mod:`espnet_moe_share.sharing.rules`); None shares nothing.
 
     Returns:
@@ -105,6 +111,8 @@ def transform_layers(
         for layer in layers:
             _replace_feed_forwards(layer, num_experts, top_k, modules)
             layer.register_forward_pre_hook(_pass_frame_mask)
+    if low_rank is not None:
+        replace_by_factors(layers, low_rank)
     if not sharing:
         return layers
     return SharedLayers(list(layers), parse_rules(sharing, len(layers)), layers.layer_drop_rate)
@@ -114,15 +122,16 @@ class MoeShareLayers(AbsEncoder):
     """What our encoders add to one of ESPnet's: the transformation of its layers.
 
     To be named before ESPnet's encoder among the bases. That encoder's own code builds the layers
-    and runs them, so that all its arguments and outputs stay; with neither ``experts`` nor
-    ``sharing`` nothing is changed.
+    and runs them, so that all its arguments and outputs stay; without ``experts``, ``low_rank``
+    and ``sharing`` nothing is changed.
 
     Args:
         experts: See :func:`transform_layers`.
+        low_rank: See :mod:`espnet_moe_share.low_rank.replace`.
         sharing: See :mod:`espnet_moe_share.sharing.rules`.
 
     Raises:
-        ConfigurationError: The experts or a sharing rule cannot be as given.
+        ConfigurationError: The experts, the factors or a sharing rule cannot be as given.
     """
 
     encoders: MultiSequential
@@ -131,8 +140,9 @@ class MoeShareLayers(AbsEncoder):
         self,
         *args: Any,
         experts: dict[str, Any] | None = None,
+        low_rank: list[dict[str, Any]] | None = None,
         sharing: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.encoders = transform_layers(self.encoders, experts, sharing)
+        self.encoders = transform_layers(self.encoders, experts, low_rank, sharing)
