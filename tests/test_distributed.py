@@ -189,7 +189,7 @@ def work(rank: int, world: int, folder: str) -> None:
             world_size=world,
             rank=rank,
             # processes that wait for each other for ever fail instead
-            timeout=datetime.timedelta(seconds=60),
+            timeout=datetime.timedelta(seconds=120),
         )
     process = Process(rank, world)
     results = {}
