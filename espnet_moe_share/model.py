@@ -8,18 +8,21 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
+from espnet_moe_share.batch_counts import BatchCounts, is_distributed
 from espnet_moe_share.checkpoint import check_keys, check_shapes
 from espnet_moe_share.distillation.loss import embedding_distance
 from espnet_moe_share.distillation.teacher import Teacher
 from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.counts import count_routing
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
-from espnet_moe_share.experts.recording import record_routing
+from espnet_moe_share.experts.recording import record_routing, routing_by_layer
 from espnet_moe_share.experts.routing import Routing
 from espnet_moe_share.signature import extend_signature
 
 _BALANCE_LOSSES = {"layer": layer_balance_loss, "pool": pool_balance_loss}
+_BATCH_SCOPES = ("global", "local")
 
 
 @extend_signature
@@ -42,6 +45,10 @@ class MoeShareASRModel(ESPnetASRModel):
             all layers that share experts together (UniPool).
         router_z_weight: Weight of the router z-loss (ST-MoE).
         distill_weight: Weight of the distance between encoder outputs (Bai et al. 2022).
+        batch_scope: Over what the terms and the loads are taken where several processes train
+            together. ``global``: over the whole batch, as if it were in one process; ``local``:
+            over each process's part of it, and then averaged with the weights of ESPnet's trainer,
+            which are numbers of utterances. Validation is always ``local``.
         teacher_config: config.yaml of the teacher's training.
         teacher_model_file: Weights of the teacher.
         teacher_output_size: ``output_size`` of the teacher's encoder if it is not the student's;
@@ -58,6 +65,7 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_scope: str = "layer",
         router_z_weight: float = 0.0,
         distill_weight: float = 0.0,
+        batch_scope: str = "global",
         teacher_config: str | None = None,
         teacher_model_file: str | None = None,
         teacher_output_size: int | None = None,
@@ -80,6 +88,10 @@ class MoeShareASRModel(ESPnetASRModel):
                 f"model_conf balance_scope must be {' or '.join(_BALANCE_LOSSES)}, "
                 f"not {balance_scope!r}"
             )
+        if batch_scope not in _BATCH_SCOPES:
+            raise ConfigurationError(
+                f"model_conf batch_scope must be {' or '.join(_BATCH_SCOPES)}, not {batch_scope!r}"
+            )
         has_experts = any(isinstance(module, MixtureOfExperts) for module in self.modules())
         for name in ("balance_weight", "router_z_weight"):
             if weights[name] > 0 and not has_experts:
@@ -95,6 +107,7 @@ class MoeShareASRModel(ESPnetASRModel):
         self.balance_loss = _BALANCE_LOSSES[balance_scope]
         self.router_z_weight = router_z_weight
         self.distill_weight = distill_weight
+        self.batch_scope = batch_scope
         self.teacher: Teacher | None = None
         if teacher_config is not None and teacher_model_file is not None and distill_weight > 0:
             self.teacher = Teacher(teacher_config, teacher_model_file)
@@ -168,37 +181,50 @@ class MoeShareASRModel(ESPnetASRModel):
             loss, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
-        routings = [routing for calls in records.values() for routing in calls]
-        terms = self._router_terms(routings, loss.new_zeros(()))
-        if teacher is not None and tapped is not None:
-            terms["distill"] = (self.distill_weight, self._distance(teacher, tapped))
-        if not terms and not records:
+        if not records and tapped is None:
             return loss, stats, weight
-        for name, (term_weight, term) in terms.items():
+        routings = routing_by_layer(self.encoder, records)
+        own = BatchCounts(
+            weight,
+            tapped.encoder_out_lens.sum() if tapped is not None else weight.new_zeros(()),
+            {path: count_routing(routing) for path, routing in routings.items()},
+        )
+        # Not in eval mode: ESPnet's attention plots run the model in one process alone, which
+        # would wait for the others for ever.
+        is_global = self.batch_scope == "global" and self.training and is_distributed()
+        batch = own.over_all_processes() if is_global else own
+        # ESPnet's trainer averages the processes' losses with the numbers of their utterances as
+        # weights. Terms that are a part of the whole batch's already have to be added instead.
+        dtype = torch.promote_types(loss.dtype, torch.float32)
+        scale = batch.utterances.to(dtype) / own.utterances
+        terms = self._router_terms(list(routings.values()), batch)
+        if teacher is not None and tapped is not None:
+            distance = self._distance(teacher, tapped, batch.encoder_frames)
+            terms["distill"] = (self.distill_weight, distance)
+        for name, (term_weight, part) in terms.items():
+            term = scale * part
             weighted = term_weight * term
             stats[f"loss_{name}"] = term.detach()
             stats[f"loss_{name}_weighted"] = weighted.detach()
             loss = loss + weighted
-        stats.update(layer_loads(records))
+        stats.update(layer_loads(batch.routing))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
 
     def _router_terms(
-        self, routings: list[Routing], zero: torch.Tensor
+        self, routings: list[Routing], batch: BatchCounts
     ) -> dict[str, tuple[float, torch.Tensor]]:
-        # zero: stochastic depth may have skipped all layers
         terms: dict[str, tuple[float, torch.Tensor]] = {}
+        counts = list(batch.routing.values())
         if self.balance_weight > 0:
-            balance = self.balance_loss(routings) if routings else zero
-            terms["balance"] = (self.balance_weight, balance)
+            terms["balance"] = (self.balance_weight, self.balance_loss(routings, counts))
         if self.router_z_weight > 0:
-            terms["router_z"] = (
-                self.router_z_weight,
-                router_z_loss(routings) if routings else zero,
-            )
+            terms["router_z"] = (self.router_z_weight, router_z_loss(routings, counts))
         return terms
 
-    def _distance(self, teacher: Teacher, tapped: "_EncoderTap") -> torch.Tensor:
+    def _distance(
+        self, teacher: Teacher, tapped: "_EncoderTap", num_frames: torch.Tensor
+    ) -> torch.Tensor:
         teacher_out, teacher_lens = teacher.encode(tapped.features, tapped.features_lengths)
         student_out = tapped.encoder_out
         if not torch.equal(teacher_lens, tapped.encoder_out_lens):
@@ -208,7 +234,7 @@ class MoeShareASRModel(ESPnetASRModel):
             )
         if self.distill_projection is not None:
             student_out = self.distill_projection(student_out)
-        return embedding_distance(student_out, teacher_out, teacher_lens)
+        return embedding_distance(student_out, teacher_out, teacher_lens, num_frames)
 
 
 class _EncoderTap:
