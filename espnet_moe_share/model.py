@@ -12,6 +12,7 @@ from espnet_moe_share.checkpoint import check_keys, check_shapes
 from espnet_moe_share.distillation.loss import embedding_distance
 from espnet_moe_share.distillation.teacher import Teacher
 from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.expert_bias import LossFreeBalancing
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
@@ -31,7 +32,8 @@ class MoeShareASRModel(ESPnetASRModel):
     Takes every argument of ``ESPnetASRModel``. With all three weights 0 its loss is ESPnet's, bit
     for bit. Each term is logged as ``loss_balance``, ``loss_router_z`` and ``loss_distill``, and
     as it enters the sum with ``_weighted`` behind; each expert layer's load as
-    ``layer0_feed_forward_largest_share``, ``…_dead_experts`` and ``…_load_entropy``.
+    ``layer0_feed_forward_largest_share``, ``…_dead_experts``, ``…_load_entropy`` and, with a
+    ``capacity_factor``, ``…_dropped_share``.
 
     The teacher is loaded when training begins (``train()``), so that statistics, inference and
     packing never need it.
@@ -80,9 +82,24 @@ class MoeShareASRModel(ESPnetASRModel):
                 f"model_conf balance_scope must be {' or '.join(_BALANCE_LOSSES)}, "
                 f"not {balance_scope!r}"
             )
-        has_experts = any(isinstance(module, MixtureOfExperts) for module in self.modules())
+        expert_layers = [
+            module for module in self.modules() if isinstance(module, MixtureOfExperts)
+        ]
+        self.has_capacity = any(layer.capacity_factor is not None for layer in expert_layers)
+        self.balancing = LossFreeBalancing(self.encoder)
+        if balance_weight > 0 and balance_scope == "pool" and self.balancing.biases:
+            raise ConfigurationError(
+                "model_conf balance_scope: pool lets each layer prefer some experts, which "
+                "encoder_conf experts bias_update_rate does not; use balance_scope: layer, or one "
+                "of the two"
+            )
+        if self.balancing.biases:
+            # Every process computes the same biases from the counts of all.
+            torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                self, [f"encoder.{path}" for path in self.balancing.buffer_paths]
+            )
         for name in ("balance_weight", "router_z_weight"):
-            if weights[name] > 0 and not has_experts:
+            if weights[name] > 0 and not expert_layers:
                 raise ConfigurationError(
                     f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
                     "to 0, or encoder_conf experts"
@@ -115,6 +132,7 @@ class MoeShareASRModel(ESPnetASRModel):
             ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit.
         """
         super().train(mode)
+        self.balancing.update()  # before a checkpoint is written
         if mode and self.distill_weight > 0:
             if self.teacher is None:
                 raise ConfigurationError(
@@ -162,12 +180,16 @@ class MoeShareASRModel(ESPnetASRModel):
             Loss (1,), what is logged, and the batch size (1,).
         """
         teacher = self.teacher if self.teacher is not None and self.teacher.model else None
+        if self.training:
+            self.balancing.update()
         with ExitStack() as stack:
             records = stack.enter_context(record_routing(self.encoder))
             tapped = stack.enter_context(_EncoderTap(self)) if teacher is not None else None
             loss, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
+        if self.training:
+            self.balancing.count(records)
         routings = [routing for calls in records.values() for routing in calls]
         terms = self._router_terms(routings, loss.new_zeros(()))
         if teacher is not None and tapped is not None:
@@ -179,7 +201,7 @@ class MoeShareASRModel(ESPnetASRModel):
             stats[f"loss_{name}"] = term.detach()
             stats[f"loss_{name}_weighted"] = weighted.detach()
             loss = loss + weighted
-        stats.update(layer_loads(records))
+        stats.update(layer_loads(records, self.has_capacity))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
 

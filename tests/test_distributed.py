@@ -20,7 +20,7 @@ def settings_for(teacher: dict[str, str]) -> dict[str, Any]:
     dropouts = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
     return merge(
         config(
-            encoder_conf={**dropouts, "experts": {"num_experts": 16}},
+            encoder_conf={**dropouts, "experts": {"num_experts": 16, "bias_update_rate": 0.0625}},
             decoder_conf={**dropouts},
             model_conf={"balance_weight": 0.1, "distill_weight": 0.5, **teacher},
         ),
@@ -41,6 +41,8 @@ def train(rank: int, folder: str) -> None:
     )
     # other initial weights in each process: those of the first must win
     model = build(settings, seed=rank)
+    for bias in model.balancing.biases.values():
+        bias.bias += rank  # of all experts: no choice changes
     parallel = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     parallel.train()
@@ -54,6 +56,7 @@ def train(rank: int, folder: str) -> None:
             result["gradients"] = {n: p.grad.clone() for n, p in model.named_parameters()}
         result["idle"] += stats["layer0_feed_forward_dead_experts"].item()
         optimizer.step()
+    model.eval()  # the last step's choices move the biases
     result["distill"] = stats["loss_distill"].item()
     result["after"] = model.state_dict()
     result["teacher"] = model.teacher.model.state_dict()
@@ -73,7 +76,10 @@ def test_two_processes_agree_with_one(tmp_path: Path, teacher: dict[str, str]) -
     for name in first["gradients"]:
         assert torch.equal(first["gradients"][name], second["gradients"][name]), name
     for key, value in first["after"].items():
-        if "conv_module.norm.r" not in key:  # running statistics are each process's own
+        if key.endswith("expert_bias.bias"):  # not broadcast, yet moved by the same choices
+            assert torch.equal(value, second["after"][key] - 1)
+            assert value.abs().sum() > 0
+        elif "conv_module.norm.r" not in key:  # running statistics are each process's own
             assert torch.equal(value, second["after"][key]), key
     assert first["distill"] > 0
     files = torch.load(teacher["teacher_model_file"])

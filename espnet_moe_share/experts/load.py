@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -31,19 +32,33 @@ def expert_load(routing: Routing) -> dict[str, torch.Tensor]:
     }
 
 
-def layer_loads(records: Mapping[str, Sequence[Routing]]) -> dict[str, torch.Tensor | float]:
+def dropped_share(routing: Routing) -> dict[str, torch.Tensor]:
+    """Return ``dropped_share``: share of a call's choices beyond the experts' capacity, 0 to 1."""
+    assert routing.dropped_NK is not None, "the layer has no capacity_factor"
+    dropped = routing.dropped_NK.float()
+    return {"dropped_share": dropped.sum() / max(dropped.numel(), 1)}
+
+
+def layer_loads(
+    records: Mapping[str, Sequence[Routing]], has_capacity: bool = False
+) -> dict[str, torch.Tensor | float]:
     """Name the scalars of all layers for ESPnet's logs.
 
     Args:
         records: Path of the expert layer (``encoders.3.feed_forward``) -> its calls.
+        has_capacity: Whether the layers have a ``capacity_factor``.
 
     Returns:
-        ``layer3_feed_forward_largest_share`` and so on, of each layer's last call. NaN, which
-        ESPnet leaves out of its averages, for a layer that did not run: ESPnet gathers the scalars
-        of all processes in order, so that every process must have the same names.
+        ``layer3_feed_forward_largest_share`` and so on, of each layer's last call, and with
+        ``has_capacity`` also ``..._dropped_share``. NaN, which ESPnet leaves out of its averages,
+        for a layer that did not run: ESPnet gathers the scalars of all processes in order, so
+        that every process must have the same names.
     """
-    return {
-        f"{path.replace('encoders.', 'layer').replace('.', '_')}_{name}": value
-        for path, routings in records.items()
-        for name, value in (expert_load(routings[-1]) if routings else _NO_LOAD).items()
-    }
+    loads: dict[str, torch.Tensor | float] = {}
+    for path, routings in records.items():
+        values: dict[str, Any] = expert_load(routings[-1]) if routings else dict(_NO_LOAD)
+        if has_capacity:
+            values |= dropped_share(routings[-1]) if routings else {"dropped_share": math.nan}
+        layer = path.replace("encoders.", "layer").replace(".", "_")
+        loads |= {f"{layer}_{name}": value for name, value in values.items()}
+    return loads
