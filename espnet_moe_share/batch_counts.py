@@ -30,7 +30,8 @@ class BatchCounts:
         """
         layers = list(self.routing.values())
         own = [self.utterances, self.encoder_frames]
-        own += [number for layer in layers for number in (layer.frames, layer.choices_E)]
+        for layer in layers:
+            own += [layer.frames, layer.choices_E, layer.dropped]
         flat = torch.cat([number.reshape(-1) for number in own])
         torch.distributed.all_reduce(flat)
         parts = flat.split([number.numel() for number in own])
@@ -41,8 +42,8 @@ class BatchCounts:
             utterances,
             encoder_frames,
             {
-                path: RoutingCounts(frames, choices_E)
-                for path, frames, choices_E in zip(self.routing, rest[::2], rest[1::2])
+                path: RoutingCounts(*numbers)
+                for path, *numbers in zip(self.routing, rest[::3], rest[1::3], rest[2::3])
             },
         )
 

@@ -14,6 +14,7 @@ from espnet_moe_share.distillation.loss import embedding_distance
 from espnet_moe_share.distillation.teacher import Teacher
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.counts import count_routing
+from espnet_moe_share.experts.expert_bias import LossFreeBalancing
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
@@ -34,7 +35,8 @@ class MoeShareASRModel(ESPnetASRModel):
     Takes every argument of ``ESPnetASRModel``. With all three weights 0 its loss is ESPnet's, bit
     for bit. Each term is logged as ``loss_balance``, ``loss_router_z`` and ``loss_distill``, and
     as it enters the sum with ``_weighted`` behind; each expert layer's load as
-    ``layer0_feed_forward_largest_share``, ``…_dead_experts`` and ``…_load_entropy``.
+    ``layer0_feed_forward_largest_share``, ``…_dead_experts``, ``…_load_entropy`` and, with a
+    ``capacity_factor``, ``…_dropped_share``.
 
     The teacher is loaded when training begins (``train()``), so that statistics, inference and
     packing never need it.
@@ -92,9 +94,24 @@ class MoeShareASRModel(ESPnetASRModel):
             raise ConfigurationError(
                 f"model_conf batch_scope must be {' or '.join(_BATCH_SCOPES)}, not {batch_scope!r}"
             )
-        has_experts = any(isinstance(module, MixtureOfExperts) for module in self.modules())
+        expert_layers = [
+            module for module in self.modules() if isinstance(module, MixtureOfExperts)
+        ]
+        self.has_capacity = any(layer.capacity_factor is not None for layer in expert_layers)
+        self.balancing = LossFreeBalancing(self.encoder)
+        if balance_weight > 0 and balance_scope == "pool" and self.balancing.biases:
+            raise ConfigurationError(
+                "model_conf balance_scope: pool lets each layer prefer some experts, which "
+                "encoder_conf experts bias_update_rate does not; use balance_scope: layer, or one "
+                "of the two"
+            )
+        if self.balancing.biases:
+            # Every process computes the same biases from the counts of all.
+            torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                self, [f"encoder.{path}" for path in self.balancing.buffer_paths]
+            )
         for name in ("balance_weight", "router_z_weight"):
-            if weights[name] > 0 and not has_experts:
+            if weights[name] > 0 and not expert_layers:
                 raise ConfigurationError(
                     f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
                     "to 0, or encoder_conf experts"
@@ -128,6 +145,7 @@ class MoeShareASRModel(ESPnetASRModel):
             ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit.
         """
         super().train(mode)
+        self.balancing.update()  # before a checkpoint is written
         if mode and self.distill_weight > 0:
             if self.teacher is None:
                 raise ConfigurationError(
@@ -175,6 +193,8 @@ class MoeShareASRModel(ESPnetASRModel):
             Loss (1,), what is logged, and the batch size (1,).
         """
         teacher = self.teacher if self.teacher is not None and self.teacher.model else None
+        if self.training:
+            self.balancing.update()
         with ExitStack() as stack:
             records = stack.enter_context(record_routing(self.encoder))
             tapped = stack.enter_context(_EncoderTap(self)) if teacher is not None else None
@@ -191,8 +211,12 @@ class MoeShareASRModel(ESPnetASRModel):
         )
         # Not in eval mode: ESPnet's attention plots run the model in one process alone, which
         # would wait for the others for ever.
-        is_global = self.batch_scope == "global" and self.training and is_distributed()
-        batch = own.over_all_processes() if is_global else own
+        together = self.training and is_distributed()
+        needed = self.batch_scope == "global" or bool(self.balancing.biases)
+        whole = own.over_all_processes() if together and needed else own
+        batch = whole if self.batch_scope == "global" else own
+        if self.training:
+            self.balancing.count(whole.routing)
         # ESPnet's trainer averages the processes' losses with the numbers of their utterances as
         # weights. Terms that are a part of the whole batch's already have to be added instead.
         dtype = torch.promote_types(loss.dtype, torch.float32)
@@ -207,7 +231,7 @@ class MoeShareASRModel(ESPnetASRModel):
             stats[f"loss_{name}"] = term.detach()
             stats[f"loss_{name}_weighted"] = weighted.detach()
             loss = loss + weighted
-        stats.update(layer_loads(batch.routing))
+        stats.update(layer_loads(batch.routing, self.has_capacity))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
 

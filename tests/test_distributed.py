@@ -48,7 +48,7 @@ def settings_of(teacher: dict[str, str], **changes: Any) -> dict[str, Any]:
 
 def scenarios(teacher: dict[str, str]) -> dict[str, dict[str, Any]]:
     return {
-        "layer": settings_of(teacher),
+        "layer": settings_of(teacher, encoder_conf={"experts": {"bias_update_rate": 0.0625}}),
         "pool": settings_of(
             teacher,
             model_conf={"balance_scope": "pool", "ctc_weight": 0.5},
@@ -62,7 +62,11 @@ def scenarios(teacher: dict[str, str]) -> dict[str, dict[str, Any]]:
         ),
         "local": settings_of(teacher, model_conf={"batch_scope": "local"}),
         "stochastic_depth": settings_of(
-            teacher, encoder_conf={"stochastic_depth_rate": [0.5, 0.5, 0.5, 0.5]}
+            teacher,
+            encoder_conf={
+                "stochastic_depth_rate": [0.5, 0.5, 0.5, 0.5],
+                "experts": {"bias_update_rate": 0.0625},
+            },
         ),
     }
 
@@ -241,6 +245,15 @@ def test_gradients_are_those_of_one_process(
         for gradients, expected in zip(process[scenario]["gradients"], one["gradients"]):
             assert_same(gradients, expected, rounding)
         assert_same(process[scenario]["state"], one["state"], rounding)
+
+
+def test_biases_follow_the_load_of_all_processes(results: Results) -> None:
+    """DDP does not broadcast them; that they are those of one process is tested above."""
+    for world in WORLDS:
+        state = results[world][-1]["layer"]["state"]
+        biases = [value for name, value in state.items() if name.endswith("expert_bias.bias")]
+        assert len(biases) == 4
+        assert all(bias.abs().sum() > 0 for bias in biases)
 
 
 @pytest.mark.parametrize("world", [2, 4])

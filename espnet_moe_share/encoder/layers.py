@@ -12,11 +12,12 @@ from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequenti
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.experts.options import OPTION_KEYS, ExpertOptions, parse_options
 from espnet_moe_share.low_rank.replace import replace_by_factors
 from espnet_moe_share.sharing.layers import SharedLayers
 from espnet_moe_share.sharing.rules import parse_rules
 
-_EXPERTS_KEYS = ("num_experts", "top_k", "modules")
+_EXPERTS_KEYS = ("num_experts", "top_k", "modules", *OPTION_KEYS)
 _NO_FEED_FORWARD = (
     "none (is positionwise_layer_type linear and, in an E-Branchformer, use_ffn true?)"
 )
@@ -51,7 +52,11 @@ def _check_experts(experts: Mapping[str, Any]) -> tuple[int, int, list[str]]:
 
 
 def _replace_feed_forwards(
-    layer: torch.nn.Module, num_experts: int, top_k: int, modules: Sequence[str]
+    layer: torch.nn.Module,
+    num_experts: int,
+    top_k: int,
+    modules: Sequence[str],
+    options: ExpertOptions,
 ) -> None:
     dense = {
         name: module
@@ -65,8 +70,19 @@ def _replace_feed_forwards(
                 f"those are {', '.join(dense) or _NO_FEED_FORWARD}"
             )
         hidden_units, size = dense[name].w_1.weight.shape
+        dropout = dense[name].dropout
+        if options.dropout_rate is not None:
+            dropout = torch.nn.Dropout(options.dropout_rate)
         moe = MixtureOfExperts(
-            size, hidden_units, dense[name].dropout, dense[name].activation, num_experts, top_k
+            size,
+            hidden_units,
+            dropout,
+            dense[name].activation,
+            num_experts,
+            top_k,
+            capacity_factor=options.capacity_factor,
+            jitter=options.jitter,
+            bias_update_rate=options.bias_update_rate,
         )
         setattr(layer, name, moe)
 
@@ -95,7 +111,8 @@ def transform_layers(
     Args:
         layers: ESPnet's stack of encoder layers; changed in place.
         experts: ``num_experts``, ``top_k`` (default 1) and ``modules`` (default
-            ``[feed_forward]``), the feed-forwards to replace; None leaves them dense.
+            ``[feed_forward]``), the feed-forwards to replace, and the options of
+            :class:`espnet_moe_share.experts.options.ExpertOptions`; None leaves them dense.
         low_rank: Weights to replace by two factors (:mod:`espnet_moe_share.low_rank.replace`);
             None leaves all at full rank.
         sharing: Sharing rules (:mod:`espnet_moe_share.sharing.rules`); None shares nothing.
@@ -108,8 +125,9 @@ def transform_layers(
     """
     if experts is not None:
         num_experts, top_k, modules = _check_experts(experts)
+        options = parse_options(experts, num_experts, top_k)
         for layer in layers:
-            _replace_feed_forwards(layer, num_experts, top_k, modules)
+            _replace_feed_forwards(layer, num_experts, top_k, modules, options)
             layer.register_forward_pre_hook(_pass_frame_mask)
     if low_rank is not None:
         replace_by_factors(layers, low_rank)

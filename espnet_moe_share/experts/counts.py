@@ -17,18 +17,22 @@ class RoutingCounts:
     Attributes:
         frames: Number of frames that the layer routed (), int64.
         choices_E: How often each expert was chosen (E,), int64; together K times ``frames``.
+        dropped: How many of the choices found their expert full (), int64.
     """
 
     frames: torch.Tensor
     choices_E: torch.Tensor
+    dropped: torch.Tensor
 
 
 def count_routing(routing: Routing) -> RoutingCounts:
     """Count the frames and choices of one call of one expert layer."""
     frames, num_experts = routing.logits_NE.shape
+    dropped_NK = routing.dropped_NK
     return RoutingCounts(
         routing.expert_ids_NK.new_full((), frames),
         routing.expert_ids_NK.flatten().bincount(minlength=num_experts),
+        routing.expert_ids_NK.new_zeros(()) if dropped_NK is None else dropped_NK.sum(),
     )
 
 
@@ -37,4 +41,5 @@ def add_counts(counts: Sequence[RoutingCounts]) -> RoutingCounts:
     return RoutingCounts(
         torch.stack([layer.frames for layer in counts]).sum(),
         torch.stack([layer.choices_E for layer in counts]).sum(dim=0),
+        torch.stack([layer.dropped for layer in counts]).sum(),
     )

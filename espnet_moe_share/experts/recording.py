@@ -55,8 +55,10 @@ def _join(layer: torch.nn.Module, calls: Sequence[Routing]) -> Routing:
     router = layer.router.weight
     no_logits = router.new_empty(0, router.size(0), dtype=torch.float32)
     no_choices = router.new_empty(0, layer.router.top_k, dtype=torch.int64)
+    dropped = [call.dropped_NK for call in calls if call.dropped_NK is not None]
     return Routing(
         torch.cat([no_logits, *(call.logits_NE for call in calls)]),
         torch.cat([no_choices, *(call.expert_ids_NK for call in calls)]),
         layer.experts.w_1,
+        torch.cat(dropped) if dropped else None,
     )
