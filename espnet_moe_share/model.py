@@ -8,18 +8,22 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
+from espnet_moe_share.batch_counts import BatchCounts, is_distributed
 from espnet_moe_share.checkpoint import check_keys, check_shapes
 from espnet_moe_share.distillation.loss import embedding_distance
 from espnet_moe_share.distillation.teacher import Teacher
 from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.counts import count_routing
+from espnet_moe_share.experts.expert_bias import LossFreeBalancing
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
-from espnet_moe_share.experts.recording import record_routing
+from espnet_moe_share.experts.recording import record_routing, routing_by_layer
 from espnet_moe_share.experts.routing import Routing
 from espnet_moe_share.signature import extend_signature
 
 _BALANCE_LOSSES = {"layer": layer_balance_loss, "pool": pool_balance_loss}
+_BATCH_SCOPES = ("global", "local")
 
 
 @extend_signature
@@ -31,7 +35,8 @@ class MoeShareASRModel(ESPnetASRModel):
     Takes every argument of ``ESPnetASRModel``. With all three weights 0 its loss is ESPnet's, bit
     for bit. Each term is logged as ``loss_balance``, ``loss_router_z`` and ``loss_distill``, and
     as it enters the sum with ``_weighted`` behind; each expert layer's load as
-    ``layer0_feed_forward_largest_share``, ``…_dead_experts`` and ``…_load_entropy``.
+    ``layer0_feed_forward_largest_share``, ``…_dead_experts``, ``…_load_entropy`` and, with a
+    ``capacity_factor``, ``…_dropped_share``.
 
     The teacher is loaded when training begins (``train()``), so that statistics, inference and
     packing never need it.
@@ -42,6 +47,10 @@ class MoeShareASRModel(ESPnetASRModel):
             all layers that share experts together (UniPool).
         router_z_weight: Weight of the router z-loss (ST-MoE).
         distill_weight: Weight of the distance between encoder outputs (Bai et al. 2022).
+        batch_scope: Over what the terms and the loads are taken where several processes train
+            together. ``global``: over the whole batch, as if it were in one process; ``local``:
+            over each process's part of it, and then averaged with the weights of ESPnet's trainer,
+            which are numbers of utterances. Validation is always ``local``.
         teacher_config: config.yaml of the teacher's training.
         teacher_model_file: Weights of the teacher.
         teacher_output_size: ``output_size`` of the teacher's encoder if it is not the student's;
@@ -58,6 +67,7 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_scope: str = "layer",
         router_z_weight: float = 0.0,
         distill_weight: float = 0.0,
+        batch_scope: str = "global",
         teacher_config: str | None = None,
         teacher_model_file: str | None = None,
         teacher_output_size: int | None = None,
@@ -80,9 +90,28 @@ class MoeShareASRModel(ESPnetASRModel):
                 f"model_conf balance_scope must be {' or '.join(_BALANCE_LOSSES)}, "
                 f"not {balance_scope!r}"
             )
-        has_experts = any(isinstance(module, MixtureOfExperts) for module in self.modules())
+        if batch_scope not in _BATCH_SCOPES:
+            raise ConfigurationError(
+                f"model_conf batch_scope must be {' or '.join(_BATCH_SCOPES)}, not {batch_scope!r}"
+            )
+        expert_layers = [
+            module for module in self.modules() if isinstance(module, MixtureOfExperts)
+        ]
+        self.has_capacity = any(layer.capacity_factor is not None for layer in expert_layers)
+        self.balancing = LossFreeBalancing(self.encoder)
+        if balance_weight > 0 and balance_scope == "pool" and self.balancing.biases:
+            raise ConfigurationError(
+                "model_conf balance_scope: pool lets each layer prefer some experts, which "
+                "encoder_conf experts bias_update_rate does not; use balance_scope: layer, or one "
+                "of the two"
+            )
+        if self.balancing.biases:
+            # Every process computes the same biases from the counts of all.
+            torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                self, [f"encoder.{path}" for path in self.balancing.buffer_paths]
+            )
         for name in ("balance_weight", "router_z_weight"):
-            if weights[name] > 0 and not has_experts:
+            if weights[name] > 0 and not expert_layers:
                 raise ConfigurationError(
                     f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
                     "to 0, or encoder_conf experts"
@@ -95,6 +124,7 @@ class MoeShareASRModel(ESPnetASRModel):
         self.balance_loss = _BALANCE_LOSSES[balance_scope]
         self.router_z_weight = router_z_weight
         self.distill_weight = distill_weight
+        self.batch_scope = batch_scope
         self.teacher: Teacher | None = None
         if teacher_config is not None and teacher_model_file is not None and distill_weight > 0:
             self.teacher = Teacher(teacher_config, teacher_model_file)
@@ -115,6 +145,7 @@ class MoeShareASRModel(ESPnetASRModel):
             ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit.
         """
         super().train(mode)
+        self.balancing.update()  # before a checkpoint is written
         if mode and self.distill_weight > 0:
             if self.teacher is None:
                 raise ConfigurationError(
@@ -162,43 +193,62 @@ class MoeShareASRModel(ESPnetASRModel):
             Loss (1,), what is logged, and the batch size (1,).
         """
         teacher = self.teacher if self.teacher is not None and self.teacher.model else None
+        if self.training:
+            self.balancing.update()
         with ExitStack() as stack:
             records = stack.enter_context(record_routing(self.encoder))
             tapped = stack.enter_context(_EncoderTap(self)) if teacher is not None else None
             loss, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
-        routings = [routing for calls in records.values() for routing in calls]
-        terms = self._router_terms(routings, loss.new_zeros(()))
-        if teacher is not None and tapped is not None:
-            terms["distill"] = (self.distill_weight, self._distance(teacher, tapped))
-        if not terms and not records:
+        if not records and tapped is None:
             return loss, stats, weight
-        for name, (term_weight, term) in terms.items():
+        routings = routing_by_layer(self.encoder, records)
+        own = BatchCounts(
+            weight,
+            tapped.encoder_out_lens.sum() if tapped is not None else weight.new_zeros(()),
+            {path: count_routing(routing) for path, routing in routings.items()},
+        )
+        # Not in eval mode: ESPnet's attention plots run the model in one process alone, which
+        # would wait for the others for ever.
+        together = self.training and is_distributed()
+        needed = self.batch_scope == "global" or bool(self.balancing.biases)
+        whole = own.over_all_processes() if together and needed else own
+        batch = whole if self.batch_scope == "global" else own
+        if self.training:
+            self.balancing.count(whole.routing)
+        # ESPnet's trainer averages the processes' losses with the numbers of their utterances as
+        # weights. Terms that are a part of the whole batch's already have to be added instead.
+        dtype = torch.promote_types(loss.dtype, torch.float32)
+        scale = batch.utterances.to(dtype) / own.utterances
+        terms = self._router_terms(list(routings.values()), batch)
+        if teacher is not None and tapped is not None:
+            distance = self._distance(teacher, tapped, batch.encoder_frames)
+            terms["distill"] = (self.distill_weight, distance)
+        for name, (term_weight, part) in terms.items():
+            term = scale * part
             weighted = term_weight * term
             stats[f"loss_{name}"] = term.detach()
             stats[f"loss_{name}_weighted"] = weighted.detach()
             loss = loss + weighted
-        stats.update(layer_loads(records))
+        stats.update(layer_loads(batch.routing, self.has_capacity))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
 
     def _router_terms(
-        self, routings: list[Routing], zero: torch.Tensor
+        self, routings: list[Routing], batch: BatchCounts
     ) -> dict[str, tuple[float, torch.Tensor]]:
-        # zero: stochastic depth may have skipped all layers
         terms: dict[str, tuple[float, torch.Tensor]] = {}
+        counts = list(batch.routing.values())
         if self.balance_weight > 0:
-            balance = self.balance_loss(routings) if routings else zero
-            terms["balance"] = (self.balance_weight, balance)
+            terms["balance"] = (self.balance_weight, self.balance_loss(routings, counts))
         if self.router_z_weight > 0:
-            terms["router_z"] = (
-                self.router_z_weight,
-                router_z_loss(routings) if routings else zero,
-            )
+            terms["router_z"] = (self.router_z_weight, router_z_loss(routings, counts))
         return terms
 
-    def _distance(self, teacher: Teacher, tapped: "_EncoderTap") -> torch.Tensor:
+    def _distance(
+        self, teacher: Teacher, tapped: "_EncoderTap", num_frames: torch.Tensor
+    ) -> torch.Tensor:
         teacher_out, teacher_lens = teacher.encode(tapped.features, tapped.features_lengths)
         student_out = tapped.encoder_out
         if not torch.equal(teacher_lens, tapped.encoder_out_lens):
@@ -208,7 +258,7 @@ class MoeShareASRModel(ESPnetASRModel):
             )
         if self.distill_projection is not None:
             student_out = self.distill_projection(student_out)
-        return embedding_distance(student_out, teacher_out, teacher_lens)
+        return embedding_distance(student_out, teacher_out, teacher_lens, num_frames)
 
 
 class _EncoderTap:

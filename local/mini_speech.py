@@ -62,12 +62,9 @@ def with_background(
 ) -> Waveform:
     """Return speech at SAMPLE_RATE as if recorded: at a level, with silence and noise.
 
-    Args:
-        speech: ``(samples,)``.
-        level_db: root mean square of the speaker's speech, in dB of full scale.
-        seed: decides the silence at the edges (80 to 160 ms each), the gain (within 1.5 dB of
-            ``level_db``) and the signal-to-noise ratio.
-        snr_db: lowest and highest level of the speech above its white background noise, in dB.
+    ``seed`` decides the silence at the edges (80 to 160 ms each), the gain (within 1.5 dB of
+    ``level_db``, the root mean square in dB of full scale) and how far the white background noise
+    is below the speech (within ``snr_db``).
     """
     rng = np.random.default_rng(seed)
     level_db += rng.uniform(-_UTTERANCE_GAIN_DB, _UTTERANCE_GAIN_DB)

@@ -12,10 +12,12 @@ from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequenti
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.experts.options import OPTION_KEYS, ExpertOptions, parse_options
+from espnet_moe_share.low_rank.replace import replace_by_factors
 from espnet_moe_share.sharing.layers import SharedLayers
 from espnet_moe_share.sharing.rules import parse_rules
 
-_EXPERTS_KEYS = ("num_experts", "top_k", "modules")
+_EXPERTS_KEYS = ("num_experts", "top_k", "modules", *OPTION_KEYS)
 _NO_FEED_FORWARD = (
     "none (is positionwise_layer_type linear and, in an E-Branchformer, use_ffn true?)"
 )
@@ -50,7 +52,11 @@ def _check_experts(experts: Mapping[str, Any]) -> tuple[int, int, list[str]]:
 
 
 def _replace_feed_forwards(
-    layer: torch.nn.Module, num_experts: int, top_k: int, modules: Sequence[str]
+    layer: torch.nn.Module,
+    num_experts: int,
+    top_k: int,
+    modules: Sequence[str],
+    options: ExpertOptions,
 ) -> None:
     dense = {
         name: module
@@ -64,8 +70,19 @@ def _replace_feed_forwards(
                 f"those are {', '.join(dense) or _NO_FEED_FORWARD}"
             )
         hidden_units, size = dense[name].w_1.weight.shape
+        dropout = dense[name].dropout
+        if options.dropout_rate is not None:
+            dropout = torch.nn.Dropout(options.dropout_rate)
         moe = MixtureOfExperts(
-            size, hidden_units, dense[name].dropout, dense[name].activation, num_experts, top_k
+            size,
+            hidden_units,
+            dropout,
+            dense[name].activation,
+            num_experts,
+            top_k,
+            capacity_factor=options.capacity_factor,
+            jitter=options.jitter,
+            bias_update_rate=options.bias_update_rate,
         )
         setattr(layer, name, moe)
 
@@ -84,14 +101,20 @@ def _pass_frame_mask(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
 def transform_layers(
     layers: MultiSequential,
     experts: Mapping[str, Any] | None,
+    low_rank: Sequence[Mapping[str, Any]] | None,
     sharing: Sequence[Mapping[str, Any]] | None,
 ) -> MultiSequential:
-    """Put experts into encoder layers, then share what the rules say.
+    """Put experts into encoder layers, then factors, then share what the rules say.
+
+    In this order: factors replace what experts have left, and rules can share either.
 
     Args:
         layers: ESPnet's stack of encoder layers; changed in place.
         experts: ``num_experts``, ``top_k`` (default 1) and ``modules`` (default
-            ``[feed_forward]``), the feed-forwards to replace; None leaves them dense.
+            ``[feed_forward]``), the feed-forwards to replace, and the options of
+            :class:`espnet_moe_share.experts.options.ExpertOptions`; None leaves them dense.
+        low_rank: Weights to replace by two factors (:mod:`espnet_moe_share.low_rank.replace`);
+            None leaves all at full rank.
         sharing: Sharing rules (:mod:`espnet_moe_share.sharing.rules`); None shares nothing.
 
     Returns:
@@ -102,9 +125,12 @@ def transform_layers(
     """
     if experts is not None:
         num_experts, top_k, modules = _check_experts(experts)
+        options = parse_options(experts, num_experts, top_k)
         for layer in layers:
-            _replace_feed_forwards(layer, num_experts, top_k, modules)
+            _replace_feed_forwards(layer, num_experts, top_k, modules, options)
             layer.register_forward_pre_hook(_pass_frame_mask)
+    if low_rank is not None:
+        replace_by_factors(layers, low_rank)
     if not sharing:
         return layers
     return SharedLayers(list(layers), parse_rules(sharing, len(layers)), layers.layer_drop_rate)
@@ -114,15 +140,16 @@ class MoeShareLayers(AbsEncoder):
     """What our encoders add to one of ESPnet's: the transformation of its layers.
 
     To be named before ESPnet's encoder among the bases. That encoder's own code builds the layers
-    and runs them, so that all its arguments and outputs stay; with neither ``experts`` nor
-    ``sharing`` nothing is changed.
+    and runs them, so that all its arguments and outputs stay; without ``experts``, ``low_rank``
+    and ``sharing`` nothing is changed.
 
     Args:
         experts: See :func:`transform_layers`.
+        low_rank: See :mod:`espnet_moe_share.low_rank.replace`.
         sharing: See :mod:`espnet_moe_share.sharing.rules`.
 
     Raises:
-        ConfigurationError: The experts or a sharing rule cannot be as given.
+        ConfigurationError: The experts, the factors or a sharing rule cannot be as given.
     """
 
     encoders: MultiSequential
@@ -131,8 +158,9 @@ class MoeShareLayers(AbsEncoder):
         self,
         *args: Any,
         experts: dict[str, Any] | None = None,
+        low_rank: list[dict[str, Any]] | None = None,
         sharing: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.encoders = transform_layers(self.encoders, experts, sharing)
+        self.encoders = transform_layers(self.encoders, experts, low_rank, sharing)

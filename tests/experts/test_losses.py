@@ -1,10 +1,12 @@
 """Router losses against numbers worked out by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from espnet_moe_share.experts.counts import add_counts, count_routing
 from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
 from espnet_moe_share.experts.routing import Routing
 
@@ -12,13 +14,13 @@ POOL, OTHER_POOL = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
 
 
 def routing(
-    probabilities: list[list[float]],
+    probabilities: list[list[float]] | torch.Tensor,
     pool: torch.nn.Parameter = POOL,
     top_k: int = 1,
     scale: float = 1.0,
 ) -> Routing:
     """A call whose softmax gives these probabilities; its logits are log(scale * p)."""
-    logits = (scale * torch.tensor(probabilities)).log().requires_grad_()
+    logits = (scale * torch.as_tensor(probabilities)).log().requires_grad_()
     return Routing(logits, logits.topk(top_k).indices, pool)
 
 
@@ -89,3 +91,49 @@ def test_router_z_by_hand() -> None:
     expected = math.log(3.0) ** 2 + math.log(0.5) ** 2
     assert router_z_loss([first]).item() == pytest.approx(math.log(3.0) ** 2)
     assert router_z_loss([first, second]).item() == pytest.approx(expected)
+
+
+LOSSES = [layer_balance_loss, pool_balance_loss, router_z_loss]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_parts_of_a_batch_add_up_with_the_counts_of_the_whole(loss: Any) -> None:
+    """What each process of a distributed training computes; their numbers of frames differ."""
+    torch.manual_seed(0)
+    table = torch.rand(2, 9, 4).mul(3).softmax(-1)
+    whole = [routing(layer, scale=2.0) for layer in table]
+    counts = [count_routing(layer) for layer in whole]
+    parts = [
+        [routing(layer[rows], scale=2.0) for layer in table]
+        for rows in (slice(0, 6), slice(6, 9), slice(9, 9))
+    ]
+    for layer, count in enumerate(counts):
+        added = add_counts([count_routing(part[layer]) for part in parts])
+        assert torch.equal(added.frames, count.frames)
+        assert torch.equal(added.choices_E, count.choices_E)
+    total = sum(loss(part, counts) for part in parts)
+    torch.testing.assert_close(total, loss(whole))
+    total.backward()
+    loss(whole).backward()
+    for layer, expected in enumerate(whole):
+        gradient = torch.cat([part[layer].logits_NE.grad for part in parts])
+        torch.testing.assert_close(gradient, expected.logits_NE.grad)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_layer_that_did_not_run_adds_nothing(loss: Any) -> None:
+    ran = routing([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    skipped = routing(torch.empty(0, 2))
+    assert torch.equal(loss([ran, skipped]), loss([ran]))
+    assert loss([skipped]).item() == 0.0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(loss: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layers = [routing(torch.rand(50, 4).softmax(-1).tolist()) for _ in range(2)]
+    with torch.autocast("cpu", dtype=dtype):
+        under_autocast = loss(layers)
+    assert under_autocast.dtype == torch.float32
+    assert torch.equal(under_autocast, loss(layers))

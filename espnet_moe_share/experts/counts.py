@@ -1,0 +1,45 @@
+"""Numbers of frames and of choices, over which the losses and the figures of routing are taken."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from espnet_moe_share.experts.routing import Routing
+
+
+@dataclass(frozen=True)
+class RoutingCounts:
+    """What one expert layer did with a batch, in whole numbers.
+
+    They have no gradient, so that the processes of a distributed training can add theirs up.
+
+    Attributes:
+        frames: Number of frames that the layer routed (), int64.
+        choices_E: How often each expert was chosen (E,), int64; together K times ``frames``.
+        dropped: How many of the choices found their expert full (), int64.
+    """
+
+    frames: torch.Tensor
+    choices_E: torch.Tensor
+    dropped: torch.Tensor
+
+
+def count_routing(routing: Routing) -> RoutingCounts:
+    """Count the frames and choices of one call of one expert layer."""
+    frames, num_experts = routing.logits_NE.shape
+    dropped_NK = routing.dropped_NK
+    return RoutingCounts(
+        routing.expert_ids_NK.new_full((), frames),
+        routing.expert_ids_NK.flatten().bincount(minlength=num_experts),
+        routing.expert_ids_NK.new_zeros(()) if dropped_NK is None else dropped_NK.sum(),
+    )
+
+
+def add_counts(counts: Sequence[RoutingCounts]) -> RoutingCounts:
+    """Add the counts of several layers that have the same number of experts."""
+    return RoutingCounts(
+        torch.stack([layer.frames for layer in counts]).sum(),
+        torch.stack([layer.choices_E for layer in counts]).sum(dim=0),
+        torch.stack([layer.dropped for layer in counts]).sum(),
+    )
