@@ -5,16 +5,24 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_moe_share.checkpoint import check_keys, check_shapes
 from espnet_moe_share.distillation.loss import embedding_distance
 from espnet_moe_share.distillation.teacher import Teacher
+from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, record_embedding
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
-from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
+from espnet_moe_share.experts.losses import (
+    importance_loss,
+    layer_balance_loss,
+    pool_balance_loss,
+    router_z_loss,
+    sparsity_loss,
+)
 from espnet_moe_share.experts.recording import record_routing
 from espnet_moe_share.experts.routing import Routing
 from espnet_moe_share.signature import extend_signature
@@ -27,11 +35,14 @@ class MoeShareASRModel(ESPnetASRModel):
     """ESPnet's hybrid CTC/attention model with the losses of shared-expert students.
 
     loss = ESPnet's + balance_weight * balance + router_z_weight * z + distill_weight * distance
+           + sparsity_weight * sparsity + importance_weight * importance
+           + embedding_ctc_weight * embedding_ctc
 
-    Takes every argument of ``ESPnetASRModel``. With all three weights 0 its loss is ESPnet's, bit
-    for bit. Each term is logged as ``loss_balance``, ``loss_router_z`` and ``loss_distill``, and
-    as it enters the sum with ``_weighted`` behind; each expert layer's load as
-    ``layer0_feed_forward_largest_share``, ``…_dead_experts`` and ``…_load_entropy``.
+    Takes every argument of ``ESPnetASRModel``. With all these weights 0 its loss is ESPnet's, bit
+    for bit. Each term is logged as ``loss_balance``, ``loss_router_z``, ``loss_distill``,
+    ``loss_sparsity``, ``loss_importance`` and ``loss_embedding_ctc``, and as it enters the sum with
+    ``_weighted`` behind; each expert layer's load as ``layer0_feed_forward_largest_share``,
+    ``…_dead_experts`` and ``…_load_entropy``.
 
     The teacher is loaded when training begins (``train()``), so that statistics, inference and
     packing never need it.
@@ -41,6 +52,10 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_scope: ``layer``: every layer balanced by itself (Switch Transformers); ``pool``:
             all layers that share experts together (UniPool).
         router_z_weight: Weight of the router z-loss (ST-MoE).
+        sparsity_weight: Weight of the sparsity L1 loss (SpeechMoE).
+        importance_weight: Weight of the mean importance loss (SpeechMoE).
+        embedding_ctc_weight: Weight of the CTC loss, on the model's tokens, of a linear layer on
+            the output of the encoder's embedding network (SpeechMoE).
         distill_weight: Weight of the distance between encoder outputs (Bai et al. 2022).
         teacher_config: config.yaml of the teacher's training.
         teacher_model_file: Weights of the teacher.
@@ -57,6 +72,9 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_weight: float = 0.0,
         balance_scope: str = "layer",
         router_z_weight: float = 0.0,
+        sparsity_weight: float = 0.0,
+        importance_weight: float = 0.0,
+        embedding_ctc_weight: float = 0.0,
         distill_weight: float = 0.0,
         teacher_config: str | None = None,
         teacher_model_file: str | None = None,
@@ -67,6 +85,9 @@ class MoeShareASRModel(ESPnetASRModel):
         weights = {
             "balance_weight": balance_weight,
             "router_z_weight": router_z_weight,
+            "sparsity_weight": sparsity_weight,
+            "importance_weight": importance_weight,
+            "embedding_ctc_weight": embedding_ctc_weight,
             "distill_weight": distill_weight,
         }
         for name, weight in weights.items():
@@ -81,12 +102,18 @@ class MoeShareASRModel(ESPnetASRModel):
                 f"not {balance_scope!r}"
             )
         has_experts = any(isinstance(module, MixtureOfExperts) for module in self.modules())
-        for name in ("balance_weight", "router_z_weight"):
+        for name in ("balance_weight", "router_z_weight", "sparsity_weight", "importance_weight"):
             if weights[name] > 0 and not has_experts:
                 raise ConfigurationError(
                     f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
                     "to 0, or encoder_conf experts"
                 )
+        network = self._embedding_network()
+        if embedding_ctc_weight > 0 and network is None:
+            raise ConfigurationError(
+                f"model_conf embedding_ctc_weight is {embedding_ctc_weight}, but the encoder has "
+                "no embedding network: set it to 0, or encoder_conf embedding_network"
+            )
         if (teacher_config is None) != (teacher_model_file is None):
             raise ConfigurationError(
                 "model_conf needs both teacher_config and teacher_model_file, or neither"
@@ -94,6 +121,15 @@ class MoeShareASRModel(ESPnetASRModel):
         self.balance_weight = balance_weight
         self.balance_loss = _BALANCE_LOSSES[balance_scope]
         self.router_z_weight = router_z_weight
+        self.sparsity_weight = sparsity_weight
+        self.importance_weight = importance_weight
+        self.embedding_ctc_weight = embedding_ctc_weight
+        # Of ESPnet's class, but not its `ctc`, which is None with ctc_weight 0.
+        self.embedding_ctc = (
+            CTC(self.vocab_size, network.output_size())
+            if network is not None and embedding_ctc_weight > 0
+            else None
+        )
         self.distill_weight = distill_weight
         self.teacher: Teacher | None = None
         if teacher_config is not None and teacher_model_file is not None and distill_weight > 0:
@@ -108,13 +144,31 @@ class MoeShareASRModel(ESPnetASRModel):
             else None
         )
 
+    def _embedding_network(self) -> EmbeddingNetwork | None:
+        return getattr(self.encoder, "embedding_network", None)
+
     def train(self, mode: bool = True) -> "MoeShareASRModel":
         """Set the mode; the first time that training begins, load the teacher.
 
         Raises:
-            ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit.
+            ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit; an
+                embedding network that nothing would train, and that is not frozen.
         """
         super().train(mode)
+        network = self._embedding_network()
+        # Not when the model is built: ESPnet applies its freeze_param later.
+        if (
+            mode
+            and network is not None
+            and network.detach
+            and self.embedding_ctc is None
+            and any(parameter.requires_grad for parameter in network.parameters())
+        ):
+            raise ConfigurationError(
+                "encoder_conf embedding_network would learn from nothing, as model_conf "
+                "embedding_ctc_weight is 0 and its output is detached: set the weight, or "
+                "detach: false, or freeze_param: [encoder.embedding_network]"
+            )
         if mode and self.distill_weight > 0:
             if self.teacher is None:
                 raise ConfigurationError(
@@ -162,14 +216,21 @@ class MoeShareASRModel(ESPnetASRModel):
             Loss (1,), what is logged, and the batch size (1,).
         """
         teacher = self.teacher if self.teacher is not None and self.teacher.model else None
+        tokens = text_lengths.clone()  # with lang_token_id ESPnet adds 1 in place
         with ExitStack() as stack:
             records = stack.enter_context(record_routing(self.encoder))
+            if self.embedding_ctc is not None:
+                embeddings = stack.enter_context(record_embedding(self.encoder.embedding_network))
             tapped = stack.enter_context(_EncoderTap(self)) if teacher is not None else None
             loss, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
         routings = [routing for calls in records.values() for routing in calls]
         terms = self._router_terms(routings, loss.new_zeros(()))
+        if self.embedding_ctc is not None:
+            ((embedding, lengths),) = embeddings
+            loss_ctc = self.embedding_ctc(embedding, lengths, text, tokens)
+            terms["embedding_ctc"] = (self.embedding_ctc_weight, loss_ctc)
         if teacher is not None and tapped is not None:
             terms["distill"] = (self.distill_weight, self._distance(teacher, tapped))
         if not terms and not records:
@@ -196,6 +257,12 @@ class MoeShareASRModel(ESPnetASRModel):
                 self.router_z_weight,
                 router_z_loss(routings) if routings else zero,
             )
+        if self.sparsity_weight > 0:
+            sparsity = sparsity_loss(routings) if routings else zero
+            terms["sparsity"] = (self.sparsity_weight, sparsity)
+        if self.importance_weight > 0:
+            importance = importance_loss(routings) if routings else zero
+            terms["importance"] = (self.importance_weight, importance)
         return terms
 
     def _distance(self, teacher: Teacher, tapped: "_EncoderTap") -> torch.Tensor:

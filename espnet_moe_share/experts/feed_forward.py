@@ -14,11 +14,13 @@ class MixtureOfExperts(torch.nn.Module):
     "Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts") put it into the second
     feed-forward of a Conformer block. No frame is ever dropped for want of capacity.
 
-    ESPnet's layers call a feed-forward with nothing but its input, so that what is padding must
-    come by another way: ``frame_mask`` is set just before the call and used up by it.
+    ESPnet's layers call a feed-forward with nothing but its input, so that what is padding and what
+    else the router sees must come by another way: ``frame_mask`` and ``embedding`` are set just
+    before the call and used up by it.
 
     Attributes:
         frame_mask: Bool (B, 1, T) or (B, T), True on frames that are not padding; None: all.
+        embedding: (B, T, De), what the router sees before x; None if ``embedding_size`` is 0.
         recorder: List that every call appends its :class:`Routing` to; None: nothing is kept.
 
     Args:
@@ -28,6 +30,7 @@ class MixtureOfExperts(torch.nn.Module):
         activation: Activation module.
         num_experts: E.
         top_k: K.
+        embedding_size: De, width of ``embedding``.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class MixtureOfExperts(torch.nn.Module):
         activation: torch.nn.Module,
         num_experts: int,
         top_k: int,
+        embedding_size: int = 0,
     ) -> None:
         super().__init__()
-        self.router = TopKRouter(size, num_experts, top_k)
+        self.router = TopKRouter(embedding_size + size, num_experts, top_k)
         self.experts = StackedExperts(num_experts, size, hidden_units, dropout, activation)
         self.frame_mask: torch.Tensor | None = None
+        self.embedding: torch.Tensor | None = None
         self.recorder: list[Routing] | None = None
 
     def espnet_initialization_fn(self) -> None:
@@ -63,14 +68,20 @@ class MixtureOfExperts(torch.nn.Module):
             Output (B, T, D); zero where ``frame_mask`` is False.
         """
         mask, self.frame_mask = self.frame_mask, None
-        if mask is None:
-            return self._route(x_BTD.flatten(0, -2)).view_as(x_BTD)
-        mask_BT = mask.reshape(x_BTD.shape[:-1]).bool()
-        y_ND = self._route(x_BTD[mask_BT])
+        e_BTD, self.embedding = self.embedding, None
+        mask_BT = None if mask is None else mask.reshape(x_BTD.shape[:-1]).bool()
+        x_ND = _valid_frames(x_BTD, mask_BT)
+        # cat(embedding, x): SpeechMoE
+        seen_ND = (
+            x_ND if e_BTD is None else torch.cat([_valid_frames(e_BTD, mask_BT), x_ND], dim=-1)
+        )
+        y_ND = self._route(x_ND, seen_ND)
+        if mask_BT is None:
+            return y_ND.view_as(x_BTD)
         return y_ND.new_zeros(x_BTD.shape).masked_scatter(mask_BT.unsqueeze(-1), y_ND)
 
-    def _route(self, x_ND: torch.Tensor) -> torch.Tensor:
-        logits_NE, expert_ids_NK, gates_NK = self.router(x_ND)
+    def _route(self, x_ND: torch.Tensor, seen_ND: torch.Tensor) -> torch.Tensor:
+        logits_NE, expert_ids_NK, gates_NK = self.router(seen_ND)
         if self.recorder is not None:
             self.recorder.append(Routing(logits_NE, expert_ids_NK, self.experts.w_1))
         expert_ids = expert_ids_NK.flatten()
@@ -82,3 +93,7 @@ class MixtureOfExperts(torch.nn.Module):
         # Back to frame order by the inverse permutation: index_add would add the K outputs of a
         # frame in an order that differs from run to run on a GPU.
         return y[order.argsort()].unflatten(0, expert_ids_NK.shape).sum(dim=1)
+
+
+def _valid_frames(x_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    return x_BTD.flatten(0, -2) if mask_BT is None else x_BTD[mask_BT]

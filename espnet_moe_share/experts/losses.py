@@ -62,3 +62,34 @@ def router_z_loss(routings: Sequence[Routing]) -> torch.Tensor:
     return torch.stack(
         [routing.logits_NE.logsumexp(dim=-1).square().mean() for routing in routings]
     ).sum()
+
+
+def sparsity_loss(routings: Sequence[Routing]) -> torch.Tensor:
+    """Sparsity of the probabilities: sum over layers of the mean over frames of |p / |p|_2|_1.
+
+    You et al. 2021 (SpeechMoE, sparsity L1 loss), summed over layers as in the authors'
+    tencent-ailab/3m-asr. Its minimum is the number of layers, reached when every router is sure of
+    every frame; a layer whose experts are all alike to it has sqrt(E).
+    """
+    return torch.stack([_sparsity(routing) for routing in routings]).sum()
+
+
+def _sparsity(routing: Routing) -> torch.Tensor:
+    p_NE = routing.logits_NE.softmax(dim=-1)
+    return (p_NE.sum(dim=-1) / p_NE.square().sum(dim=-1).sqrt()).mean()
+
+
+def importance_loss(routings: Sequence[Routing]) -> torch.Tensor:
+    """Mean importance: sum over layers of E * sum_e P_e^2.
+
+    You et al. 2021 (SpeechMoE, mean importance loss), summed over layers as in the authors'
+    tencent-ailab/3m-asr. Its minimum is the number of layers, reached when every layer has the same
+    mean probability for all its experts; a layer that gives one of them everything has E. Other
+    than the load balance loss it knows the probabilities only, not the choices.
+    """
+    return torch.stack([_importance(routing) for routing in routings]).sum()
+
+
+def _importance(routing: Routing) -> torch.Tensor:
+    mean_E = _mean_probabilities([routing])
+    return mean_E.numel() * mean_E.square().sum()
