@@ -5,19 +5,28 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_moe_share.batch_counts import BatchCounts, is_distributed
 from espnet_moe_share.checkpoint import check_keys, check_shapes
 from espnet_moe_share.distillation.loss import embedding_distance
+from espnet_moe_share.distillation.tap import EncoderTap
 from espnet_moe_share.distillation.teacher import Teacher
+from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, record_embedding
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.counts import count_routing
 from espnet_moe_share.experts.expert_bias import LossFreeBalancing
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
-from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
+from espnet_moe_share.experts.losses import (
+    importance_loss,
+    layer_balance_loss,
+    pool_balance_loss,
+    router_z_loss,
+    sparsity_loss,
+)
 from espnet_moe_share.experts.recording import record_routing, routing_by_layer
 from espnet_moe_share.experts.routing import Routing
 from espnet_moe_share.signature import extend_signature
@@ -31,12 +40,14 @@ class MoeShareASRModel(ESPnetASRModel):
     """ESPnet's hybrid CTC/attention model with the losses of shared-expert students.
 
     loss = ESPnet's + balance_weight * balance + router_z_weight * z + distill_weight * distance
+           + sparsity_weight * sparsity + importance_weight * importance
+           + embedding_ctc_weight * embedding_ctc
 
-    Takes every argument of ``ESPnetASRModel``. With all three weights 0 its loss is ESPnet's, bit
-    for bit. Each term is logged as ``loss_balance``, ``loss_router_z`` and ``loss_distill``, and
-    as it enters the sum with ``_weighted`` behind; each expert layer's load as
-    ``layer0_feed_forward_largest_share``, ``…_dead_experts``, ``…_load_entropy`` and, with a
-    ``capacity_factor``, ``…_dropped_share``.
+    Takes every argument of ``ESPnetASRModel``. With all these weights 0 its loss is ESPnet's, bit
+    for bit. Each term is logged as ``loss_balance``, ``loss_router_z``, ``loss_distill``,
+    ``loss_sparsity``, ``loss_importance`` and ``loss_embedding_ctc``, and as it enters the sum with
+    ``_weighted`` behind; each expert layer's load as ``layer0_feed_forward_largest_share``,
+    ``…_dead_experts``, ``…_load_entropy`` and, with a ``capacity_factor``, ``…_dropped_share``.
 
     The teacher is loaded when training begins (``train()``), so that statistics, inference and
     packing never need it.
@@ -46,6 +57,10 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_scope: ``layer``: every layer balanced by itself (Switch Transformers); ``pool``:
             all layers that share experts together (UniPool).
         router_z_weight: Weight of the router z-loss (ST-MoE).
+        sparsity_weight: Weight of the sparsity L1 loss (SpeechMoE).
+        importance_weight: Weight of the mean importance loss (SpeechMoE).
+        embedding_ctc_weight: Weight of the CTC loss, on the model's tokens, of a linear layer on
+            the output of the encoder's embedding network (SpeechMoE).
         distill_weight: Weight of the distance between encoder outputs (Bai et al. 2022).
         batch_scope: Over what the terms and the loads are taken where several processes train
             together. ``global``: over the whole batch, as if it were in one process; ``local``:
@@ -66,6 +81,9 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_weight: float = 0.0,
         balance_scope: str = "layer",
         router_z_weight: float = 0.0,
+        sparsity_weight: float = 0.0,
+        importance_weight: float = 0.0,
+        embedding_ctc_weight: float = 0.0,
         distill_weight: float = 0.0,
         batch_scope: str = "global",
         teacher_config: str | None = None,
@@ -77,6 +95,9 @@ class MoeShareASRModel(ESPnetASRModel):
         weights = {
             "balance_weight": balance_weight,
             "router_z_weight": router_z_weight,
+            "sparsity_weight": sparsity_weight,
+            "importance_weight": importance_weight,
+            "embedding_ctc_weight": embedding_ctc_weight,
             "distill_weight": distill_weight,
         }
         for name, weight in weights.items():
@@ -110,12 +131,18 @@ class MoeShareASRModel(ESPnetASRModel):
             torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
                 self, [f"encoder.{path}" for path in self.balancing.buffer_paths]
             )
-        for name in ("balance_weight", "router_z_weight"):
+        for name in ("balance_weight", "router_z_weight", "sparsity_weight", "importance_weight"):
             if weights[name] > 0 and not expert_layers:
                 raise ConfigurationError(
                     f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
                     "to 0, or encoder_conf experts"
                 )
+        network = self._embedding_network()
+        if embedding_ctc_weight > 0 and network is None:
+            raise ConfigurationError(
+                f"model_conf embedding_ctc_weight is {embedding_ctc_weight}, but the encoder has "
+                "no embedding network: set it to 0, or encoder_conf embedding_network"
+            )
         if (teacher_config is None) != (teacher_model_file is None):
             raise ConfigurationError(
                 "model_conf needs both teacher_config and teacher_model_file, or neither"
@@ -123,6 +150,15 @@ class MoeShareASRModel(ESPnetASRModel):
         self.balance_weight = balance_weight
         self.balance_loss = _BALANCE_LOSSES[balance_scope]
         self.router_z_weight = router_z_weight
+        self.sparsity_weight = sparsity_weight
+        self.importance_weight = importance_weight
+        self.embedding_ctc_weight = embedding_ctc_weight
+        # Of ESPnet's class, but not its `ctc`, which is None with ctc_weight 0.
+        self.embedding_ctc = (
+            CTC(self.vocab_size, network.output_size())
+            if network is not None and embedding_ctc_weight > 0
+            else None
+        )
         self.distill_weight = distill_weight
         self.batch_scope = batch_scope
         self.teacher: Teacher | None = None
@@ -138,14 +174,32 @@ class MoeShareASRModel(ESPnetASRModel):
             else None
         )
 
+    def _embedding_network(self) -> EmbeddingNetwork | None:
+        return getattr(self.encoder, "embedding_network", None)
+
     def train(self, mode: bool = True) -> "MoeShareASRModel":
         """Set the mode; the first time that training begins, load the teacher.
 
         Raises:
-            ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit.
+            ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit; an
+                embedding network that nothing would train, and that is not frozen.
         """
         super().train(mode)
         self.balancing.update()  # before a checkpoint is written
+        network = self._embedding_network()
+        # Not when the model is built: ESPnet applies its freeze_param later.
+        if (
+            mode
+            and network is not None
+            and network.detach
+            and self.embedding_ctc is None
+            and any(parameter.requires_grad for parameter in network.parameters())
+        ):
+            raise ConfigurationError(
+                "encoder_conf embedding_network would learn from nothing, as model_conf "
+                "embedding_ctc_weight is 0 and its output is detached: set the weight, or "
+                "detach: false, or freeze_param: [encoder.embedding_network]"
+            )
         if mode and self.distill_weight > 0:
             if self.teacher is None:
                 raise ConfigurationError(
@@ -195,9 +249,12 @@ class MoeShareASRModel(ESPnetASRModel):
         teacher = self.teacher if self.teacher is not None and self.teacher.model else None
         if self.training:
             self.balancing.update()
+        tokens = text_lengths.clone()  # with lang_token_id ESPnet adds 1 in place
         with ExitStack() as stack:
             records = stack.enter_context(record_routing(self.encoder))
-            tapped = stack.enter_context(_EncoderTap(self)) if teacher is not None else None
+            if self.embedding_ctc is not None:
+                embeddings = stack.enter_context(record_embedding(self.encoder.embedding_network))
+            tapped = stack.enter_context(EncoderTap(self)) if teacher is not None else None
             loss, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
@@ -221,12 +278,17 @@ class MoeShareASRModel(ESPnetASRModel):
         # weights. Terms that are a part of the whole batch's already have to be added instead.
         dtype = torch.promote_types(loss.dtype, torch.float32)
         scale = batch.utterances.to(dtype) / own.utterances
-        terms = self._router_terms(list(routings.values()), batch)
+        parts = self._router_terms(list(routings.values()), batch)
         if teacher is not None and tapped is not None:
             distance = self._distance(teacher, tapped, batch.encoder_frames)
-            terms["distill"] = (self.distill_weight, distance)
-        for name, (term_weight, part) in terms.items():
-            term = scale * part
+            parts["distill"] = (self.distill_weight, distance)
+        terms = {name: (term_weight, scale * part) for name, (term_weight, part) in parts.items()}
+        if self.embedding_ctc is not None:
+            ((embedding, lengths),) = embeddings
+            # a mean over utterances, as ESPnet's own
+            loss_ctc = self.embedding_ctc(embedding, lengths, text, tokens)
+            terms["embedding_ctc"] = (self.embedding_ctc_weight, loss_ctc)
+        for name, (term_weight, term) in terms.items():
             weighted = term_weight * term
             stats[f"loss_{name}"] = term.detach()
             stats[f"loss_{name}_weighted"] = weighted.detach()
@@ -244,10 +306,14 @@ class MoeShareASRModel(ESPnetASRModel):
             terms["balance"] = (self.balance_weight, self.balance_loss(routings, counts))
         if self.router_z_weight > 0:
             terms["router_z"] = (self.router_z_weight, router_z_loss(routings, counts))
+        if self.sparsity_weight > 0:
+            terms["sparsity"] = (self.sparsity_weight, sparsity_loss(routings, counts))
+        if self.importance_weight > 0:
+            terms["importance"] = (self.importance_weight, importance_loss(routings, counts))
         return terms
 
     def _distance(
-        self, teacher: Teacher, tapped: "_EncoderTap", num_frames: torch.Tensor
+        self, teacher: Teacher, tapped: EncoderTap, num_frames: torch.Tensor
     ) -> torch.Tensor:
         teacher_out, teacher_lens = teacher.encode(tapped.features, tapped.features_lengths)
         student_out = tapped.encoder_out
@@ -259,45 +325,3 @@ class MoeShareASRModel(ESPnetASRModel):
         if self.distill_projection is not None:
             student_out = self.distill_projection(student_out)
         return embedding_distance(student_out, teacher_out, teacher_lens, num_frames)
-
-
-class _EncoderTap:
-    """Keeps what goes into and comes out of a model's encoder during one forward.
-
-    Attributes:
-        features: Features after SpecAugment and before normalisation (B, T, F), cloned: ESPnet
-            normalises in place.
-        features_lengths: Their lengths (B,).
-        encoder_out: Output of the encoder (B, T', D).
-        encoder_out_lens: Its lengths (B,).
-    """
-
-    features: torch.Tensor
-    features_lengths: torch.Tensor
-    encoder_out: torch.Tensor
-    encoder_out_lens: torch.Tensor
-
-    def __init__(self, model: MoeShareASRModel) -> None:
-        first = next(
-            module
-            for module in (model.normalize, model.preencoder, model.encoder)
-            if module is not None
-        )
-        self._handles = [
-            first.register_forward_pre_hook(self._keep_features),
-            model.encoder.register_forward_hook(self._keep_output),
-        ]
-
-    def _keep_features(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        self.features, self.features_lengths = args[0].detach().clone(), args[1].clone()
-
-    def _keep_output(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        encoder_out, self.encoder_out_lens = output[0], output[1]
-        self.encoder_out = encoder_out[0] if isinstance(encoder_out, tuple) else encoder_out
-
-    def __enter__(self) -> "_EncoderTap":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_models import batch, build, config, merge, randomize
+from tiny_models import EMBEDDING_NETWORK, batch, build, config, merge, randomize
 
 from espnet_moe_share.experts.router import TopKRouter
 
@@ -32,15 +32,18 @@ WORLDS = (1, 2, 4)
 COMPARED = ("layer", "pool")  # the scenarios that every number of processes runs
 
 
+DROPOUTS = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
+
+
 def settings_of(teacher: dict[str, str], **changes: Any) -> dict[str, Any]:
     """A student that draws no random numbers in training."""
-    dropouts = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
     weights = {"balance_weight": 0.5, "router_z_weight": 0.1, "distill_weight": 0.5}
+    weights |= {"sparsity_weight": 0.1, "importance_weight": 0.1}
     # ESPnet computes CTC in float32 whatever the model's dtype is
     weights["ctc_weight"] = 0.0
     settings = config(
-        encoder_conf={**dropouts, "experts": {"num_experts": 16}},
-        decoder_conf={**dropouts},
+        encoder_conf={**DROPOUTS, "experts": {"num_experts": 16}},
+        decoder_conf={**DROPOUTS},
         model_conf={**weights, **teacher},
     )
     return merge(settings, changes)
@@ -51,8 +54,9 @@ def scenarios(teacher: dict[str, str]) -> dict[str, dict[str, Any]]:
         "layer": settings_of(teacher, encoder_conf={"experts": {"bias_update_rate": 0.0625}}),
         "pool": settings_of(
             teacher,
-            model_conf={"balance_scope": "pool", "ctc_weight": 0.5},
+            model_conf={"balance_scope": "pool", "ctc_weight": 0.5, "embedding_ctc_weight": 0.1},
             encoder_conf={
+                "embedding_network": {**EMBEDDING_NETWORK, **DROPOUTS},
                 "experts": {
                     "num_experts": 16,
                     "top_k": 2,

@@ -17,11 +17,13 @@ class MixtureOfExperts(torch.nn.Module):
     feed-forward of a Conformer block. In inference no frame is ever dropped for want of capacity:
     which ones are would depend on the other utterances of the batch.
 
-    ESPnet's layers call a feed-forward with nothing but its input, so that what is padding must
-    come by another way: ``frame_mask`` is set just before the call and used up by it.
+    ESPnet's layers call a feed-forward with nothing but its input, so that what is padding and what
+    else the router sees must come by another way: ``frame_mask`` and ``embedding`` are set just
+    before the call and used up by it.
 
     Attributes:
         frame_mask: Bool (B, 1, T) or (B, T), True on frames that are not padding; None: all.
+        embedding: (B, T, De), what the router sees before x; None if ``embedding_size`` is 0.
         recorder: List that every call appends its :class:`Routing` to; None: nothing is kept.
 
     Args:
@@ -34,6 +36,7 @@ class MixtureOfExperts(torch.nn.Module):
         capacity_factor: Limit of what an expert takes in a training step; None: no limit.
         jitter: Of the router's input, in training.
         bias_update_rate: Of loss-free balancing; 0: the layer has no bias.
+        embedding_size: De, width of ``embedding``.
     """
 
     def __init__(
@@ -47,15 +50,17 @@ class MixtureOfExperts(torch.nn.Module):
         capacity_factor: float | None = None,
         jitter: float = 0.0,
         bias_update_rate: float = 0.0,
+        embedding_size: int = 0,
     ) -> None:
         super().__init__()
         self.capacity_factor = capacity_factor
-        self.router = TopKRouter(size, num_experts, top_k, jitter)
+        self.router = TopKRouter(embedding_size + size, num_experts, top_k, jitter)
         self.expert_bias = (
             ExpertBias(num_experts, bias_update_rate) if bias_update_rate > 0 else None
         )
         self.experts = StackedExperts(num_experts, size, hidden_units, dropout, activation)
         self.frame_mask: torch.Tensor | None = None
+        self.embedding: torch.Tensor | None = None
         self.recorder: list[Routing] | None = None
 
     def espnet_initialization_fn(self) -> None:
@@ -76,15 +81,21 @@ class MixtureOfExperts(torch.nn.Module):
             Output (B, T, D); zero where ``frame_mask`` is False.
         """
         mask, self.frame_mask = self.frame_mask, None
-        if mask is None:
-            return self._route(x_BTD.flatten(0, -2)).view_as(x_BTD)
-        mask_BT = mask.reshape(x_BTD.shape[:-1]).bool()
-        y_ND = self._route(x_BTD[mask_BT])
+        e_BTD, self.embedding = self.embedding, None
+        mask_BT = None if mask is None else mask.reshape(x_BTD.shape[:-1]).bool()
+        x_ND = _valid_frames(x_BTD, mask_BT)
+        # cat(embedding, x): SpeechMoE
+        seen_ND = (
+            x_ND if e_BTD is None else torch.cat([_valid_frames(e_BTD, mask_BT), x_ND], dim=-1)
+        )
+        y_ND = self._route(x_ND, seen_ND)
+        if mask_BT is None:
+            return y_ND.view_as(x_BTD)
         return y_ND.new_zeros(x_BTD.shape).masked_scatter(mask_BT.unsqueeze(-1), y_ND)
 
-    def _route(self, x_ND: torch.Tensor) -> torch.Tensor:
+    def _route(self, x_ND: torch.Tensor, seen_ND: torch.Tensor) -> torch.Tensor:
         bias_E = None if self.expert_bias is None else self.expert_bias()
-        logits_NE, expert_ids_NK, gates_NK = self.router(x_ND, bias_E)
+        logits_NE, expert_ids_NK, gates_NK = self.router(seen_ND, bias_E)
         dropped_NK = self._dropped(expert_ids_NK, gates_NK)
         if self.recorder is not None:
             routing = Routing(logits_NE, expert_ids_NK, self.experts.w_1, dropped_NK)
@@ -111,3 +122,7 @@ class MixtureOfExperts(torch.nn.Module):
         num_experts = self.router.weight.size(0)
         capacity = expert_capacity(num_frames, top_k, num_experts, self.capacity_factor)
         return over_capacity(expert_ids_NK, gates_NK, num_experts, capacity)
+
+
+def _valid_frames(x_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    return x_BTD.flatten(0, -2) if mask_BT is None else x_BTD[mask_BT]

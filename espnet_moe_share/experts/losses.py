@@ -8,7 +8,8 @@ to expert e (no gradient), P_e = mean of p_e over the N frames.
 ``counts`` says which frames those are: by default those of the calls. Where a batch is divided
 among processes, give the counts of all processes: f and N are then the whole batch's, while the
 sums over frames remain this process's own, and the results of all processes add up to the loss of
-the whole batch. So do their gradients, since every loss is linear in such sums once f is a number.
+the whole batch. So do their gradients, since every loss is linear in such sums once f is a number
+(and the importance loss made so).
 
 There is no matrix product here: autocast would compute it in half precision.
 """
@@ -79,3 +80,52 @@ def router_z_loss(
             for routing, layer in zip(routings, counts, strict=True)
         ]
     ).sum()
+
+
+def sparsity_loss(
+    routings: Sequence[Routing], counts: Sequence[RoutingCounts] | None = None
+) -> torch.Tensor:
+    """Sparsity of the probabilities: sum over layers of the mean over frames of |p / |p|_2|_1.
+
+    You et al. 2021 (SpeechMoE, sparsity L1 loss), summed over layers as in the authors'
+    tencent-ailab/3m-asr. Its minimum is the number of layers, reached when every router is sure of
+    every frame; a layer whose experts are all alike to it has sqrt(E).
+    """
+    counts = counts or [count_routing(routing) for routing in routings]
+    layers = zip(routings, counts, strict=True)
+    return torch.stack(
+        [_sparsity(routing) / layer.frames.clamp(min=1) for routing, layer in layers]
+    ).sum()
+
+
+def _sparsity(routing: Routing) -> torch.Tensor:
+    p_NE = routing.logits_NE.softmax(dim=-1)
+    return (p_NE.sum(dim=-1) / p_NE.square().sum(dim=-1).sqrt()).sum()
+
+
+def importance_loss(
+    routings: Sequence[Routing], counts: Sequence[RoutingCounts] | None = None
+) -> torch.Tensor:
+    """Mean importance: sum over layers of E * sum_e P_e^2.
+
+    You et al. 2021 (SpeechMoE, mean importance loss), summed over layers as in the authors'
+    tencent-ailab/3m-asr. Its minimum is the number of layers, reached when every layer has the same
+    mean probability for all its experts; a layer that gives one of them everything has E. Other
+    than the load balance loss it knows the probabilities only, not the choices.
+    """
+    counts = counts or [count_routing(routing) for routing in routings]
+    layers = zip(routings, counts, strict=True)
+    return torch.stack([_importance(routing, layer) for routing, layer in layers]).sum()
+
+
+def _importance(routing: Routing, layer: RoutingCounts) -> torch.Tensor:
+    """This call's part of E * sum_e P_e^2, with P over the frames of ``layer``.
+
+    P has a part q of this call in it. Of P * q, which is what all parts add up to P^2 of, the
+    gradient would see one factor, and both change with q; hence 2 P q with the value taken off
+    once.
+    """
+    frames = layer.frames.clamp(min=1)
+    q_E = routing.logits_NE.softmax(dim=-1).sum(dim=0) / frames
+    mean_E = layer.probabilities_E / frames
+    return q_E.numel() * (mean_E * (2 * q_E - q_E.detach())).sum()

@@ -18,7 +18,7 @@ class TopKRouter(torch.nn.Module):
     divided by their sum (Lepikhin et al. 2021, GShard, algorithm 1).
 
     Args:
-        size: D.
+        size: D, of what the router sees: the expert layer's input, and what comes before it.
         num_experts: E.
         top_k: K.
         jitter: 0 to 1; 0 draws no random numbers.

@@ -135,7 +135,7 @@ def test_ample_capacity_changes_nothing(double_precision: None) -> None:
 
 def test_names_of_a_skipped_layer() -> None:
     zero = torch.zeros((), dtype=torch.int64)
-    counts = {"encoders.1.feed_forward": RoutingCounts(zero, zero.expand(4), zero)}
+    counts = {"encoders.1.feed_forward": RoutingCounts(zero, zero.expand(4), zero, torch.zeros(4))}
     names = layer_loads(counts, has_capacity=True)
     assert "layer1_feed_forward_dropped_share" in names
     assert all(torch.isnan(torch.tensor(value)) for value in names.values())
