@@ -35,7 +35,7 @@ def test_download_train_decode_score(tmp_path: Path) -> None:
             *("--teacher_config", "none", "--asr_config", "tiny/student.yaml"),
             *("--inference_config", "tiny/decode.yaml", "--test_sets", "test"),
             *("--speed_perturb_factors", "", "--asr_args", "--max_epoch 1"),
-            *("--ngpu", "0", "--nj", "2", "--inference_nj", "1"),
+            *("--ngpu", "0", "--nj", "1", "--inference_nj", "1"),
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(server.asked) == 2
