@@ -54,7 +54,9 @@ def main() -> None:
     output: Path = args.output
     for path in args.depends:
         if not path.is_file():
-            raise UserError(f"{path}: no such file; is the model trained (stage 11)?")
+            raise UserError(
+                f"{path}: no such file; is the model trained (stage 11; a language model: 7)?"
+            )
     utterances = read_columns(args.data / "wav.scp")
     count = max(1, min(args.nj, len(utterances)))
     logs = output / "logdir"
