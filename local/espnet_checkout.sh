@@ -19,6 +19,7 @@ check_checkout() {
     link_checkout "${template}"
     check_programs
     check_version
+    check_language_model
 }
 
 # link_checkout <template>: links to the checkout in the recipe's directory, as ESPnet's setup.sh makes them.
@@ -103,9 +104,29 @@ sys.exit(" and ".join(missing)) if missing else print(importlib.metadata.version
         echo "teacher_student.sh: warning: the checkout is ESPnet ${wanted}, python3 imports ${installed}" >&2
 }
 
+# language_model_exp: where asr.sh has the language model, or nothing without --use_lm true.
+language_model_exp() {
+    [ "${given[use_lm]-false}" = true ] || return 0
+    local tag=${given[lm_tag]-}
+    [ -n "${tag}" ] || tag=$(language_model_tag "${given[lm_config]-}" "${given[lm_args]-}")
+    echo "${given[lm_exp]:-${expdir}/lm_${tag}}"
+}
+
+# check_language_model: decoding needs one, training comes before it.
+check_language_model() {
+    local experiment file
+    experiment=$(language_model_exp)
+    if [ -n "${experiment}" ] && runs_stage 12 && ! runs_stage 7; then
+        for file in "${experiment}/config.yaml" "${experiment}/${given[inference_lm]-valid.loss.ave.pth}"; do
+            [ -f "${file}" ] ||
+                die "${file}: no such file; train the language model (stages 6 and 7), or --use_lm false"
+        done
+    fi
+}
+
 # checkout_asr <first stage> <last stage> <further options>: one call of the checkout's asr.sh, or two.
 checkout_asr() {
-    local first=$1 last=$2 text=data/${given[train_set]-}/text experiment='' previous='' argument call
+    local first=$1 last=$2 text=data/${given[train_set]-}/text experiment='' previous='' argument folder call
     shift 2
     for argument in "$@"; do
         case "${previous}" in
@@ -123,7 +144,9 @@ checkout_asr() {
     forget_stages "${first}" "${last}" "${experiment}"
     if [ "${last}" -ge 14 ] && [ "${given[skip_packing]-true}" = false ]; then
         # Stage 14 fails without pictures, and a configuration can have none made.
-        mkdir -p "${experiment}/images"
+        for folder in ${experiment} $(language_model_exp); do
+            mkdir -p "${folder}/images"
+        done
     fi
     if [ "${first}" -le 5 ] && [ "${last}" -ge 5 ] && runs_stage 5 && [[ "${token_type}" =~ ^(char|bpe|word)$ ]]; then
         "${call[@]}" --stage "${first}" --stop_stage 5

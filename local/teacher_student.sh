@@ -29,6 +29,7 @@ Usage: $0 --teacher_config FILE|none --asr_config FILE [options of asr.sh]
   --asr_config          configuration of the student
   --asr_args            options of the student's training only
   --asr_tag             name of the student's experiment only
+With ESPNET_ROOT set, the asr.sh of that ESPnet checkout runs (docs/espnet_checkout.md) and takes its options, too.
 The options of asr.sh (local/asr.sh --help) apply to both models:
 MESSAGE
     local/asr.sh --help | tail -n +3
