@@ -33,7 +33,7 @@ def _add(task: str, table: str, name: str, cls: type) -> None:
 
 
 def register() -> None:
-    """Register ``moe_share_conformer`` and ``moe_share`` in espnet2 and espnet3.
+    """Register our encoders and the model ``moe_share`` in espnet2 and espnet3.
 
     Calling it again changes nothing.
 
@@ -42,8 +42,12 @@ def register() -> None:
         ConfigurationError: Another class holds one of our names.
     """
     from espnet_moe_share.encoder.conformer import MoeShareConformerEncoder
+    from espnet_moe_share.encoder.e_branchformer import MoeShareEBranchformerEncoder
+    from espnet_moe_share.encoder.transformer import MoeShareTransformerEncoder
     from espnet_moe_share.model import MoeShareASRModel
 
     for task in _TASKS:
         _add(task, "encoder_choices", "moe_share_conformer", MoeShareConformerEncoder)
+        _add(task, "encoder_choices", "moe_share_transformer", MoeShareTransformerEncoder)
+        _add(task, "encoder_choices", "moe_share_e_branchformer", MoeShareEBranchformerEncoder)
         _add(task, "model_choices", "moe_share", MoeShareASRModel)

@@ -4,17 +4,23 @@ import inspect
 
 
 def extend_signature[T: type](cls: T) -> T:
-    """Give a class whose ``__init__`` ends in ``**kwargs`` its base's arguments by name.
+    """Give a class whose ``__init__`` ends in ``**kwargs`` the arguments of its last base by name.
 
     ESPnet reads a class's arguments from its signature (``get_default_kwargs``), so that
     ``--print_config`` and config.yaml would not show what ``**kwargs`` hides. Taking them from
     the base class keeps every argument of ESPnet's, later ones included, without a copy.
     """
-    base = inspect.signature(cls.__mro__[1])
+    base = inspect.signature(cls.__bases__[-1])
     own = [
         parameter
         for parameter in inspect.signature(cls).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
+    cls.added_arguments = tuple(parameter.name for parameter in own)  # type: ignore[attr-defined]
     cls.__signature__ = base.replace(parameters=[*base.parameters.values(), *own])  # type: ignore[attr-defined]
     return cls
+
+
+def added_arguments(cls: type) -> tuple[str, ...]:
+    """Names of the arguments that a class of ours adds to ESPnet's; none for ESPnet's own."""
+    return getattr(cls, "added_arguments", ())

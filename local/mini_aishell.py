@@ -37,7 +37,7 @@ import soundfile
 from command_line import UserError, run, written_whole
 from data_directory import is_current, whole_directory
 from mini_sentences import Sentence, draw_sentences, syllables
-from mini_speech import SAMPLE_RATE, VOICES, Speaker, Synthesizer, find_recordings
+from mini_speech import SAMPLE_RATE, SNR_DB, VOICES, Speaker, Synthesizer, find_recordings
 
 CORPUS = "data_aishell"
 TRANSCRIPT = "transcript/aishell_transcript_v0.8.txt"
@@ -81,7 +81,13 @@ def make_speakers(name: str, seed: int) -> list[Speaker]:
     ]
 
 
-def build_corpus(gcin_voice: Path, out: Path, sizes: Mapping[str, int], seed: int) -> bool:
+def build_corpus(
+    gcin_voice: Path,
+    out: Path,
+    sizes: Mapping[str, int],
+    seed: int,
+    snr_db: tuple[float, float] = SNR_DB,
+) -> bool:
     """Build ``out / CORPUS`` unless it is there, built from the same.
 
     The corpus appears under its name when complete; another one under that name is then replaced.
@@ -91,6 +97,7 @@ def build_corpus(gcin_voice: Path, out: Path, sizes: Mapping[str, int], seed: in
         out: directory to build in.
         sizes: number of sentences of ``train``, ``dev`` and ``test``.
         seed: 0 or more.
+        snr_db: lowest and highest signal-to-noise ratio of an utterance, in dB.
 
     Returns:
         Whether it was built.
@@ -105,16 +112,19 @@ def build_corpus(gcin_voice: Path, out: Path, sizes: Mapping[str, int], seed: in
             raise UserError(f"--{name}_sentences {size}: at least {len(VOICES)} are needed")
     if seed < 0:
         raise UserError(f"--seed {seed}: 0 or more is needed")
+    if snr_db[0] > snr_db[1]:
+        raise UserError(f"--snr_db {snr_db[0]:g} {snr_db[1]:g}: the lower one comes first")
     corpus = out / CORPUS
     made_from = {
         "gcin_voice": str(gcin_voice.resolve()),
         "sentences": dict(sizes),
         "seed": seed,
+        "snr_db": list(snr_db),
         "program": _program_digest(),
     }
     if is_current(corpus, made_from):
         return False
-    synthesizer = Synthesizer(find_recordings(gcin_voice))
+    synthesizer = Synthesizer(find_recordings(gcin_voice), snr_db)
     sets = draw_sentences(sizes["train"], sizes["dev"], sizes["test"], seed)
     with whole_directory(corpus, made_from) as root:
         _write_corpus(root, sets, synthesizer, seed)
@@ -168,9 +178,19 @@ def main(arguments: list[str] | None = None) -> None:
     for name, size in DEFAULT_SENTENCES.items():
         parser.add_argument(f"--{name}_sentences", type=int, default=size)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--snr_db",
+        type=float,
+        nargs=2,
+        default=SNR_DB,
+        metavar=("LOWEST", "HIGHEST"),
+        help="signal-to-noise ratio of an utterance",
+    )
     options = parser.parse_args(arguments)
     sizes = {name: getattr(options, f"{name}_sentences") for name in DEFAULT_SENTENCES}
-    built = build_corpus(options.gcin_voice, options.out, sizes, options.seed)
+    built = build_corpus(
+        options.gcin_voice, options.out, sizes, options.seed, tuple(options.snr_db)
+    )
     print(f"mini_aishell.py: {options.out / CORPUS}: {'built' if built else 'already there'}")
 
 

@@ -32,7 +32,7 @@ _SYLLABLE_RMS = 0.1
 # reaches 15 % and more; at equal level it would be loud noise with a transcript.
 _SILENT_RMS = 0.01
 _EDGE_SILENCE_S = (0.08, 0.16)
-_NOISE_DB = (-45.0, -35.0)
+SNR_DB = (35.0, 45.0)
 _UTTERANCE_GAIN_DB = 1.5
 _PEAK = 0.95
 
@@ -124,10 +124,16 @@ def _rms(samples: NDArray[np.floating]) -> float:
 
 
 class Synthesizer:
-    """Says sentences with the recordings below ``recordings``; each file is read once."""
+    """Says sentences with the recordings below ``recordings``; each file is read once.
 
-    def __init__(self, recordings: Path) -> None:
+    Args:
+        recordings: folder of syllables (:func:`find_recordings`).
+        snr_db: lowest and highest level of the speech above its white background noise, in dB.
+    """
+
+    def __init__(self, recordings: Path, snr_db: tuple[float, float] = SNR_DB) -> None:
         self._recordings = recordings
+        self._snr_db = snr_db
         self._read: dict[tuple[str, str], Waveform] = {}
         self._said: dict[tuple[str, int, str], Waveform] = {}
 
@@ -136,7 +142,7 @@ class Synthesizer:
 
         The syllables overlap by CROSS_FADE_S with equal power. ``seed`` decides the silence at
         the edges (80 to 160 ms each), the gain (within 1.5 dB of the speaker's level) and the
-        white background noise (35 to 45 dB below the speech).
+        signal-to-noise ratio.
 
         Raises:
             UserError: see :func:`read_recording` and :func:`recorded_syllable`.
@@ -158,7 +164,8 @@ class Synthesizer:
         before, after = (int(s * SAMPLE_RATE) for s in rng.uniform(*_EDGE_SILENCE_S, size=2))
         waveform = np.pad(speech * (level / _rms(speech)), (before, after))
         noise = rng.standard_normal(len(waveform), dtype=np.float32)
-        waveform += noise * level * 10 ** (rng.uniform(*_NOISE_DB) / 20)
+        lowest, highest = self._snr_db
+        waveform += noise * level * 10 ** (rng.uniform(-highest, -lowest) / 20)
         peak = float(np.abs(waveform).max())
         return (waveform * min(1.0, _PEAK / peak)).astype(np.float32)
 

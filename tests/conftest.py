@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,19 @@ def double_precision() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def unchanged_globals() -> Iterator[None]:
+    """ESPnet's main() changes settings of the whole process."""
+    import torch
+
+    root = logging.getLogger()
+    before = root.level, list(root.handlers), torch.backends.cudnn.deterministic
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    torch.backends.cudnn.deterministic = before[2]
 
 
 @pytest.fixture(scope="session")

@@ -10,34 +10,38 @@ from tiny_models import build, config
 
 import espnet_moe_share
 from espnet_moe_share.encoder.conformer import MoeShareConformerEncoder
+from espnet_moe_share.encoder.e_branchformer import MoeShareEBranchformerEncoder
+from espnet_moe_share.encoder.transformer import MoeShareTransformerEncoder
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.model import MoeShareASRModel
 
 TASKS = ["espnet2.tasks.asr", "espnet3.systems.esp2_asr.task"]
-NAMES = {
-    "encoder_choices": ("moe_share_conformer", MoeShareConformerEncoder),
-    "model_choices": ("moe_share", MoeShareASRModel),
-}
+NAMES = [
+    ("encoder_choices", "moe_share_conformer", MoeShareConformerEncoder),
+    ("encoder_choices", "moe_share_transformer", MoeShareTransformerEncoder),
+    ("encoder_choices", "moe_share_e_branchformer", MoeShareEBranchformerEncoder),
+    ("model_choices", "moe_share", MoeShareASRModel),
+]
 
 
 @pytest.fixture
 def unregistered(monkeypatch: pytest.MonkeyPatch) -> None:
     """As ESPnet is without us; undone after the test."""
     for task in TASKS:
-        for table, (name, _) in NAMES.items():
+        for table in ("encoder_choices", "model_choices"):
             choices = getattr(import_module(task), table)
-            classes = copy.copy(choices.classes)
-            classes.pop(name, None)
-            monkeypatch.setattr(choices, "classes", classes)
+            monkeypatch.setattr(choices, "classes", copy.copy(choices.classes))
+        for table, name, _ in NAMES:
+            getattr(import_module(task), table).classes.pop(name, None)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_both_tables_twice_in_a_row(unregistered: None, task: str) -> None:
     module = import_module(task)
-    assert "moe_share_conformer" not in module.encoder_choices.choices()
+    assert not any("moe_share" in name for name in module.encoder_choices.choices())
     espnet_moe_share.register()
     espnet_moe_share.register()
-    for table, (name, cls) in NAMES.items():
+    for table, name, cls in NAMES:
         choices = getattr(module, table)
         assert choices.get_class(name) is cls
         assert choices.choices().count(name) == 1
@@ -57,17 +61,31 @@ def test_parser_and_build() -> None:
     assert type(model.encoder) is MoeShareConformerEncoder
 
 
-def test_default_configuration_shows_all_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``--print_config`` prints and config.yaml keeps."""
+@pytest.mark.parametrize(
+    ("encoder", "argument", "default"),
+    [
+        ("moe_share_conformer", "cnn_module_kernel", 31),
+        ("moe_share_transformer", "positionwise_conv_kernel_size", 1),
+        ("moe_share_e_branchformer", "merge_conv_kernel", 3),
+    ],
+)
+def test_default_configuration_shows_all_arguments(
+    monkeypatch: pytest.MonkeyPatch, encoder: str, argument: str, default: int
+) -> None:
+    """What ``--print_config`` prints and config.yaml keeps; a model can be built from it."""
     from espnet_moe_share.task import ASRTask
 
-    arguments = ["--encoder", "moe_share_conformer", "--model", "moe_share"]
+    arguments = ["--encoder", encoder, "--model", "moe_share"]
     monkeypatch.setattr("sys.argv", ["asr_train", *arguments])
     shown = ASRTask.get_default_config()
-    assert shown["encoder_conf"]["cnn_module_kernel"] == 31
+    assert shown["encoder_conf"][argument] == default
     assert {"experts", "sharing"} <= set(shown["encoder_conf"])
     assert shown["model_conf"]["balance_scope"] == "layer"
     assert shown["model_conf"]["lsm_weight"] == 0.0
+    settings = config(encoder=encoder)
+    small = {"output_size": 8, "linear_units": 12, "num_blocks": 1}
+    settings["encoder_conf"] = {**shown["encoder_conf"], **small}
+    assert build(settings).encoder.output_size() == 8
 
 
 def test_configuration_without_the_plugin(unregistered: None) -> None:

@@ -13,16 +13,30 @@ import yaml
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "d", "<sos/eos>"]
 MELS = 20
 
-ENCODER = {
+_SIZE = {
     "output_size": 8,
     "attention_heads": 2,
     "linear_units": 12,
     "num_blocks": 4,
     "input_layer": "conv2d6",
-    "macaron_style": True,
-    "rel_pos_type": "latest",
-    "cnn_module_kernel": 3,
 }
+ENCODERS: dict[str, dict[str, Any]] = {
+    "conformer": {
+        **_SIZE,
+        "macaron_style": True,
+        "rel_pos_type": "latest",
+        "cnn_module_kernel": 3,
+    },
+    "transformer": _SIZE,
+    "e_branchformer": {
+        **_SIZE,
+        "cgmlp_linear_units": 16,
+        "cgmlp_conv_kernel": 3,
+        "use_ffn": True,
+        "macaron_ffn": True,
+    },
+}
+ENCODER = ENCODERS["conformer"]
 EXPERTS = {"num_experts": 4, "top_k": 1, "modules": ["feed_forward"]}
 SHARING = [{"modules": ["*"], "except": ["*norm*", "*.router"], "groups": 2}]
 
@@ -79,6 +93,19 @@ def dense_config(**changes: Any) -> dict[str, Any]:
     return merge(base, changes)
 
 
+def encoder_config(name: str, **changes: Any) -> dict[str, Any]:
+    """config.yaml of ``config()``'s student with another encoder of ours or of ESPnet's."""
+    settings = config()
+    settings.update(encoder=name, encoder_conf=copy.deepcopy(ENCODERS[_plain(name)]))
+    if name != _plain(name):
+        settings["encoder_conf"].update(experts=EXPERTS, sharing=SHARING)
+    return merge(settings, changes)
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("moe_share_")
+
+
 def build(settings: dict[str, Any], seed: int = 0) -> Any:
     """Build a model from the mapping of a config.yaml."""
     import torch
@@ -102,14 +129,20 @@ def save(folder: Path, settings: dict[str, Any], model: Any) -> dict[str, str]:
     }
 
 
-def encoder(seed: int = 0, **changes: Any) -> Any:
-    """A tiny encoder over ``MELS`` features; ``input_layer`` linear unless told."""
+def encoder(seed: int = 0, name: str = "moe_share_conformer", **changes: Any) -> Any:
+    """A tiny encoder over ``MELS`` features; ``input_layer`` linear unless told.
+
+    ``name`` is that of a configuration: ``e_branchformer`` gives ESPnet's own.
+    """
     import torch
+    from espnet2.tasks.asr import encoder_choices
 
-    from espnet_moe_share.encoder.conformer import MoeShareConformerEncoder
+    import espnet_moe_share
 
+    espnet_moe_share.register()
     torch.manual_seed(seed)
-    return MoeShareConformerEncoder(MELS, **{**ENCODER, "input_layer": "linear", **changes})
+    settings = {**ENCODERS[_plain(name)], "input_layer": "linear", **changes}
+    return encoder_choices.get_class(name)(MELS, **settings)
 
 
 def randomize(module: Any, seed: int = 7) -> Any:

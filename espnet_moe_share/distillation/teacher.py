@@ -81,7 +81,7 @@ class Teacher:
                 f"teacher_output_size: {teacher.encoder.output_size()}"
             )
         lengths = [_output_length(model) for model in (student, teacher)]
-        if lengths[0] != lengths[1]:
+        if None not in lengths and lengths[0] != lengths[1]:
             raise ConfigurationError(
                 f"teacher {self.config_file} subsamples differently: {_PROBE_FRAMES} frames become "
                 f"{lengths[1]}, the student's {lengths[0]}; give both the same 'input_layer'"
@@ -155,12 +155,12 @@ def _same_frontend(one: torch.nn.Module | None, other: torch.nn.Module | None) -
     )
 
 
-def _output_length(model: Any) -> int:
-    """Number of encoder frames for a fixed number of feature frames."""
+def _output_length(model: Any) -> int | None:
+    """Number of encoder frames for a fixed number of feature frames; None: cannot be seen here."""
     embed = getattr(model.encoder, "embed", None)
     size = model.frontend.output_size() if model.frontend is not None else None
     if embed is None or size is None or model.preencoder is not None:
-        return 0
+        return None
     training = embed.training
     parameter = next(model.parameters())
     features = torch.zeros(1, _PROBE_FRAMES, size, device=parameter.device, dtype=parameter.dtype)
@@ -177,5 +177,5 @@ def _output_length(model: Any) -> int:
 
 
 def _takes_mask(embed: torch.nn.Module) -> bool:
-    # ESPnet's encoders call a plain Sequential (input_layer: linear) with the features alone
-    return not isinstance(embed, torch.nn.Sequential)
+    # ESPnet's encoders call these (input_layer: linear, null) with the features alone
+    return not isinstance(embed, (torch.nn.Sequential, torch.nn.Linear))

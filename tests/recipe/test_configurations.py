@@ -1,7 +1,5 @@
 """Every YAML of conf/: accepted by ESPnet's programs, of the sizes that are promised."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ LANGUAGE_MODELS = sorted(path.name for path in CONF.glob("train_lm_*.yaml"))
 TRAINING = sorted({path.name for path in CONF.glob("train_*.yaml")} - {*LANGUAGE_MODELS})
 DECODING = sorted(path.name for path in CONF.glob("decode_*.yaml"))
 # Tokens of the corpora, as stage 5 counts them; a size cannot be said without.
-VOCABULARY = {"conformer": 4233, "mini": 102, "fillets": 34}
+VOCABULARY = {"conformer": 4233, "mini": 102, "fillets": 34, "librispeech": 1000}
 
 
 def corpus_of(name: str) -> str:
@@ -27,19 +25,6 @@ def write_tokens(folder: Path, size: int) -> Path:
     path = folder / f"tokens{size}.txt"
     path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def unchanged_globals() -> Iterator[None]:
-    """ESPnet's main() changes settings of the whole process."""
-    import torch
-
-    root = logging.getLogger()
-    before = root.level, list(root.handlers), torch.backends.cudnn.deterministic
-    yield
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
-    torch.backends.cudnn.deterministic = before[2]
 
 
 @pytest.mark.slow
@@ -81,11 +66,11 @@ def test_dry_run_of_a_language_model(name: str, tmp_path: Path, unchanged_global
     assert written["best_model_criterion"] == [["valid", "loss", "min"]]
 
 
-def parameters(name: str, folder: Path) -> tuple[dict[str, int], Any]:
+def parameters(name: str, folder: Path, tokens: Path | None = None) -> tuple[dict[str, int], Any]:
     from espnet_moe_share.parameters import count_parameters
     from espnet_moe_share.task import ASRTask
 
-    tokens = write_tokens(folder, VOCABULARY[corpus_of(name)])
+    tokens = tokens or write_tokens(folder, VOCABULARY[corpus_of(name)])
     command = ["--config", str(CONF / name), "--token_list", str(tokens)]
     command += ["--output_dir", "none", "--normalize", "utterance_mvn"]
     model = ASRTask.build_model(ASRTask.get_parser().parse_args(command))
@@ -119,7 +104,7 @@ def test_size_of_the_students_file(corpus: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("corpus", VOCABULARY)
+@pytest.mark.parametrize("corpus", ["conformer", "mini", "fillets"])
 def test_student_and_teacher_differ_in_what_is_compared_only(corpus: str) -> None:
     """Features, decoder and batches are the teacher's; the schedule's length may differ."""
     teacher, student = (
@@ -137,6 +122,49 @@ def test_student_and_teacher_differ_in_what_is_compared_only(corpus: str) -> Non
         for key in ("max_epoch", "scheduler_conf"):
             options.pop(key, None)
     assert student == teacher
+
+
+# The levels of low-rank sharing: parameters of the encoder's layers, as their files say.
+LEVELS = {
+    "blocks": 10_562_560,
+    "modules": 10_657_792,
+    "parts": 10_710_272,
+    "factors": 10_834_944,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_level_of_low_rank_sharing(level: str, tmp_path: Path) -> None:
+    """It is the dense Conformer but for its knobs, of the documented size."""
+    path = CONF / f"train_low_rank_share_{level}_conformer.yaml"
+    text = path.read_text("utf-8")
+    dense = yaml.safe_load((CONF / "train_teacher_conformer.yaml").read_text("utf-8"))
+    options = yaml.safe_load(text)
+    knobs = {key: options["encoder_conf"].pop(key, None) for key in ("low_rank", "sharing")}
+    assert knobs["sharing"] and bool(knobs["low_rank"]) == (level == "factors")
+    ours = {"encoder": "moe_share_conformer", "model": "moe_share"}
+    assert options == {**dense, **ours}
+    counts, _ = parameters(path.name, tmp_path)
+    assert counts["encoder_layer_params"] == LEVELS[level]
+    assert f"{LEVELS[level] / 1e6:.2f} M parameters" in " ".join(text.replace("#", "").split())
+
+
+@pytest.mark.slow
+def test_5_million_parameters_with_1000_pieces_of_sentencepiece(tmp_path: Path) -> None:
+    from token_list import write_bpe_list
+
+    rng = np.random.default_rng(0)
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    words = ["".join(rng.choice(letters, rng.integers(1, 9))) for _ in range(2000)]
+    write_bpe_list([" ".join(rng.choice(words, 9)) for _ in range(400)], "bpe", 1000, 1.0, tmp_path)
+    name = "train_low_rank_share_librispeech.yaml"
+    counts, model = parameters(name, tmp_path, tmp_path / "tokens.txt")
+    assert model.vocab_size == 1000
+    assert counts["total_params"] == 4_957_280
+    assert counts["encoder_layer_params"] == 3_058_176
+    text = (CONF / name).read_text("utf-8")
+    assert all(f"{number:,}" in text for number in (4_957_280, 3_058_176))
 
 
 @pytest.mark.parametrize("name", DECODING)

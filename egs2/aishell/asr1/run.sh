@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # AISHELL-1, or a miniature of it: teacher, student, beam search and sclite tables.
 #   ./run.sh                                      the miniature (default)
+#   ./run.sh --corpus mini_noisy                  the miniature with noise and fewer sentences
 #   ./run.sh --corpus aishell --aishell DIR       the real corpus
 #   ./run.sh --teacher_config none --asr_config conf/FILE.yaml    one configuration alone
 # Every option of local/teacher_student.sh and local/asr.sh can follow.
@@ -44,9 +45,10 @@ while [ $# -gt 0 ]; do
 done
 
 case "${corpus}" in
-    mini)
+    mini | mini_noisy)
         defaults=(
-            --lang mini_zh --train_set mini_train --valid_set mini_dev --test_sets mini_test
+            --lang "${corpus}_zh"
+            --train_set "${corpus}_train" --valid_set "${corpus}_dev" --test_sets "${corpus}_test"
             --teacher_config conf/train_teacher_mini.yaml
             --asr_config conf/train_moe_share_mini.yaml
             --inference_config conf/decode_asr_mini.yaml
@@ -65,7 +67,7 @@ case "${corpus}" in
         )
         ;;
     *)
-        echo "run.sh: error: --corpus ${corpus}: mini or aishell is needed" >&2
+        echo "run.sh: error: --corpus ${corpus}: mini, mini_noisy or aishell is needed" >&2
         exit 2
         ;;
 esac

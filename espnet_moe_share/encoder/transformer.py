@@ -1,0 +1,16 @@
+"""The encoder ``moe_share_transformer``."""
+
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+
+from espnet_moe_share.encoder.layers import MoeShareLayers
+from espnet_moe_share.signature import extend_signature
+
+
+@extend_signature
+class MoeShareTransformerEncoder(MoeShareLayers, TransformerEncoder):
+    """ESPnet's Transformer encoder with experts in, and parameters shared across, its layers.
+
+    Takes every argument of ``TransformerEncoder`` and those of :class:`MoeShareLayers`. A layer
+    consists of ``self_attn``, ``feed_forward``, ``norm1``, ``norm2`` and, with ``concat_after``,
+    ``concat_linear``.
+    """
