@@ -33,7 +33,7 @@ setup(
         # the mini recipe's sentences -> recorded syllables
         "pypinyin",
     ],
-    extras_require={"test": ["pytest", "ruff", "mypy", "types-PyYAML"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML"]},
     classifiers=[
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

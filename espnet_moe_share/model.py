@@ -5,21 +5,34 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
+from espnet_moe_share.batch_counts import BatchCounts, is_distributed
 from espnet_moe_share.checkpoint import check_keys, check_shapes
 from espnet_moe_share.distillation.loss import embedding_distance
+from espnet_moe_share.distillation.tap import EncoderTap
 from espnet_moe_share.distillation.teacher import Teacher
+from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, record_embedding
 from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.counts import count_routing
+from espnet_moe_share.experts.expert_bias import LossFreeBalancing
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
-from espnet_moe_share.experts.losses import layer_balance_loss, pool_balance_loss, router_z_loss
-from espnet_moe_share.experts.recording import record_routing
+from espnet_moe_share.experts.losses import (
+    importance_loss,
+    layer_balance_loss,
+    pool_balance_loss,
+    router_z_loss,
+    sparsity_loss,
+)
+from espnet_moe_share.experts.recording import record_routing, routing_by_layer
 from espnet_moe_share.experts.routing import Routing
 from espnet_moe_share.signature import extend_signature
 
 _BALANCE_LOSSES = {"layer": layer_balance_loss, "pool": pool_balance_loss}
+_BATCH_SCOPES = ("global", "local")
 
 
 @extend_signature
@@ -27,11 +40,14 @@ class MoeShareASRModel(ESPnetASRModel):
     """ESPnet's hybrid CTC/attention model with the losses of shared-expert students.
 
     loss = ESPnet's + balance_weight * balance + router_z_weight * z + distill_weight * distance
+           + sparsity_weight * sparsity + importance_weight * importance
+           + embedding_ctc_weight * embedding_ctc
 
-    Takes every argument of ``ESPnetASRModel``. With all three weights 0 its loss is ESPnet's, bit
-    for bit. Each term is logged as ``loss_balance``, ``loss_router_z`` and ``loss_distill``, and
-    as it enters the sum with ``_weighted`` behind; each expert layer's load as
-    ``layer0_feed_forward_largest_share``, ``…_dead_experts`` and ``…_load_entropy``.
+    Takes every argument of ``ESPnetASRModel``. With all these weights 0 its loss is ESPnet's, bit
+    for bit. Each term is logged as ``loss_balance``, ``loss_router_z``, ``loss_distill``,
+    ``loss_sparsity``, ``loss_importance`` and ``loss_embedding_ctc``, and as it enters the sum with
+    ``_weighted`` behind; each expert layer's load as ``layer0_feed_forward_largest_share``,
+    ``…_dead_experts``, ``…_load_entropy`` and, with a ``capacity_factor``, ``…_dropped_share``.
 
     The teacher is loaded when training begins (``train()``), so that statistics, inference and
     packing never need it.
@@ -41,7 +57,15 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_scope: ``layer``: every layer balanced by itself (Switch Transformers); ``pool``:
             all layers that share experts together (UniPool).
         router_z_weight: Weight of the router z-loss (ST-MoE).
+        sparsity_weight: Weight of the sparsity L1 loss (SpeechMoE).
+        importance_weight: Weight of the mean importance loss (SpeechMoE).
+        embedding_ctc_weight: Weight of the CTC loss, on the model's tokens, of a linear layer on
+            the output of the encoder's embedding network (SpeechMoE).
         distill_weight: Weight of the distance between encoder outputs (Bai et al. 2022).
+        batch_scope: Over what the terms and the loads are taken where several processes train
+            together. ``global``: over the whole batch, as if it were in one process; ``local``:
+            over each process's part of it, and then averaged with the weights of ESPnet's trainer,
+            which are numbers of utterances. Validation is always ``local``.
         teacher_config: config.yaml of the teacher's training.
         teacher_model_file: Weights of the teacher.
         teacher_output_size: ``output_size`` of the teacher's encoder if it is not the student's;
@@ -57,7 +81,11 @@ class MoeShareASRModel(ESPnetASRModel):
         balance_weight: float = 0.0,
         balance_scope: str = "layer",
         router_z_weight: float = 0.0,
+        sparsity_weight: float = 0.0,
+        importance_weight: float = 0.0,
+        embedding_ctc_weight: float = 0.0,
         distill_weight: float = 0.0,
+        batch_scope: str = "global",
         teacher_config: str | None = None,
         teacher_model_file: str | None = None,
         teacher_output_size: int | None = None,
@@ -67,6 +95,9 @@ class MoeShareASRModel(ESPnetASRModel):
         weights = {
             "balance_weight": balance_weight,
             "router_z_weight": router_z_weight,
+            "sparsity_weight": sparsity_weight,
+            "importance_weight": importance_weight,
+            "embedding_ctc_weight": embedding_ctc_weight,
             "distill_weight": distill_weight,
         }
         for name, weight in weights.items():
@@ -80,13 +111,38 @@ class MoeShareASRModel(ESPnetASRModel):
                 f"model_conf balance_scope must be {' or '.join(_BALANCE_LOSSES)}, "
                 f"not {balance_scope!r}"
             )
-        has_experts = any(isinstance(module, MixtureOfExperts) for module in self.modules())
-        for name in ("balance_weight", "router_z_weight"):
-            if weights[name] > 0 and not has_experts:
+        if batch_scope not in _BATCH_SCOPES:
+            raise ConfigurationError(
+                f"model_conf batch_scope must be {' or '.join(_BATCH_SCOPES)}, not {batch_scope!r}"
+            )
+        expert_layers = [
+            module for module in self.modules() if isinstance(module, MixtureOfExperts)
+        ]
+        self.has_capacity = any(layer.capacity_factor is not None for layer in expert_layers)
+        self.balancing = LossFreeBalancing(self.encoder)
+        if balance_weight > 0 and balance_scope == "pool" and self.balancing.biases:
+            raise ConfigurationError(
+                "model_conf balance_scope: pool lets each layer prefer some experts, which "
+                "encoder_conf experts bias_update_rate does not; use balance_scope: layer, or one "
+                "of the two"
+            )
+        if self.balancing.biases:
+            # Every process computes the same biases from the counts of all.
+            torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                self, [f"encoder.{path}" for path in self.balancing.buffer_paths]
+            )
+        for name in ("balance_weight", "router_z_weight", "sparsity_weight", "importance_weight"):
+            if weights[name] > 0 and not expert_layers:
                 raise ConfigurationError(
                     f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
                     "to 0, or encoder_conf experts"
                 )
+        network = self._embedding_network()
+        if embedding_ctc_weight > 0 and network is None:
+            raise ConfigurationError(
+                f"model_conf embedding_ctc_weight is {embedding_ctc_weight}, but the encoder has "
+                "no embedding network: set it to 0, or encoder_conf embedding_network"
+            )
         if (teacher_config is None) != (teacher_model_file is None):
             raise ConfigurationError(
                 "model_conf needs both teacher_config and teacher_model_file, or neither"
@@ -94,7 +150,17 @@ class MoeShareASRModel(ESPnetASRModel):
         self.balance_weight = balance_weight
         self.balance_loss = _BALANCE_LOSSES[balance_scope]
         self.router_z_weight = router_z_weight
+        self.sparsity_weight = sparsity_weight
+        self.importance_weight = importance_weight
+        self.embedding_ctc_weight = embedding_ctc_weight
+        # Of ESPnet's class, but not its `ctc`, which is None with ctc_weight 0.
+        self.embedding_ctc = (
+            CTC(self.vocab_size, network.output_size())
+            if network is not None and embedding_ctc_weight > 0
+            else None
+        )
         self.distill_weight = distill_weight
+        self.batch_scope = batch_scope
         self.teacher: Teacher | None = None
         if teacher_config is not None and teacher_model_file is not None and distill_weight > 0:
             self.teacher = Teacher(teacher_config, teacher_model_file)
@@ -108,13 +174,32 @@ class MoeShareASRModel(ESPnetASRModel):
             else None
         )
 
+    def _embedding_network(self) -> EmbeddingNetwork | None:
+        return getattr(self.encoder, "embedding_network", None)
+
     def train(self, mode: bool = True) -> "MoeShareASRModel":
         """Set the mode; the first time that training begins, load the teacher.
 
         Raises:
-            ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit.
+            ConfigurationError: ``distill_weight`` without a teacher, or one that does not fit; an
+                embedding network that nothing would train, and that is not frozen.
         """
         super().train(mode)
+        self.balancing.update()  # before a checkpoint is written
+        network = self._embedding_network()
+        # Not when the model is built: ESPnet applies its freeze_param later.
+        if (
+            mode
+            and network is not None
+            and network.detach
+            and self.embedding_ctc is None
+            and any(parameter.requires_grad for parameter in network.parameters())
+        ):
+            raise ConfigurationError(
+                "encoder_conf embedding_network would learn from nothing, as model_conf "
+                "embedding_ctc_weight is 0 and its output is detached: set the weight, or "
+                "detach: false, or freeze_param: [encoder.embedding_network]"
+            )
         if mode and self.distill_weight > 0:
             if self.teacher is None:
                 raise ConfigurationError(
@@ -162,43 +247,74 @@ class MoeShareASRModel(ESPnetASRModel):
             Loss (1,), what is logged, and the batch size (1,).
         """
         teacher = self.teacher if self.teacher is not None and self.teacher.model else None
+        if self.training:
+            self.balancing.update()
+        tokens = text_lengths.clone()  # with lang_token_id ESPnet adds 1 in place
         with ExitStack() as stack:
             records = stack.enter_context(record_routing(self.encoder))
-            tapped = stack.enter_context(_EncoderTap(self)) if teacher is not None else None
+            if self.embedding_ctc is not None:
+                embeddings = stack.enter_context(record_embedding(self.encoder.embedding_network))
+            tapped = stack.enter_context(EncoderTap(self)) if teacher is not None else None
             loss, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
-        routings = [routing for calls in records.values() for routing in calls]
-        terms = self._router_terms(routings, loss.new_zeros(()))
-        if teacher is not None and tapped is not None:
-            terms["distill"] = (self.distill_weight, self._distance(teacher, tapped))
-        if not terms and not records:
+        if not records and tapped is None:
             return loss, stats, weight
+        routings = routing_by_layer(self.encoder, records)
+        own = BatchCounts(
+            weight,
+            tapped.encoder_out_lens.sum() if tapped is not None else weight.new_zeros(()),
+            {path: count_routing(routing) for path, routing in routings.items()},
+        )
+        # Not in eval mode: ESPnet's attention plots run the model in one process alone, which
+        # would wait for the others for ever.
+        together = self.training and is_distributed()
+        needed = self.batch_scope == "global" or bool(self.balancing.biases)
+        whole = own.over_all_processes() if together and needed else own
+        batch = whole if self.batch_scope == "global" else own
+        if self.training:
+            self.balancing.count(whole.routing)
+        # ESPnet's trainer averages the processes' losses with the numbers of their utterances as
+        # weights. Terms that are a part of the whole batch's already have to be added instead.
+        dtype = torch.promote_types(loss.dtype, torch.float32)
+        scale = batch.utterances.to(dtype) / own.utterances
+        parts = self._router_terms(list(routings.values()), batch)
+        if teacher is not None and tapped is not None:
+            distance = self._distance(teacher, tapped, batch.encoder_frames)
+            parts["distill"] = (self.distill_weight, distance)
+        terms = {name: (term_weight, scale * part) for name, (term_weight, part) in parts.items()}
+        if self.embedding_ctc is not None:
+            ((embedding, lengths),) = embeddings
+            # a mean over utterances, as ESPnet's own
+            loss_ctc = self.embedding_ctc(embedding, lengths, text, tokens)
+            terms["embedding_ctc"] = (self.embedding_ctc_weight, loss_ctc)
         for name, (term_weight, term) in terms.items():
             weighted = term_weight * term
             stats[f"loss_{name}"] = term.detach()
             stats[f"loss_{name}_weighted"] = weighted.detach()
             loss = loss + weighted
-        stats.update(layer_loads(records))
+        stats.update(layer_loads(batch.routing, self.has_capacity))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
 
     def _router_terms(
-        self, routings: list[Routing], zero: torch.Tensor
+        self, routings: list[Routing], batch: BatchCounts
     ) -> dict[str, tuple[float, torch.Tensor]]:
-        # zero: stochastic depth may have skipped all layers
         terms: dict[str, tuple[float, torch.Tensor]] = {}
+        counts = list(batch.routing.values())
         if self.balance_weight > 0:
-            balance = self.balance_loss(routings) if routings else zero
-            terms["balance"] = (self.balance_weight, balance)
+            terms["balance"] = (self.balance_weight, self.balance_loss(routings, counts))
         if self.router_z_weight > 0:
-            terms["router_z"] = (
-                self.router_z_weight,
-                router_z_loss(routings) if routings else zero,
-            )
+            terms["router_z"] = (self.router_z_weight, router_z_loss(routings, counts))
+        if self.sparsity_weight > 0:
+            terms["sparsity"] = (self.sparsity_weight, sparsity_loss(routings, counts))
+        if self.importance_weight > 0:
+            terms["importance"] = (self.importance_weight, importance_loss(routings, counts))
         return terms
 
-    def _distance(self, teacher: Teacher, tapped: "_EncoderTap") -> torch.Tensor:
+    def _distance(
+        self, teacher: Teacher, tapped: EncoderTap, num_frames: torch.Tensor
+    ) -> torch.Tensor:
         teacher_out, teacher_lens = teacher.encode(tapped.features, tapped.features_lengths)
         student_out = tapped.encoder_out
         if not torch.equal(teacher_lens, tapped.encoder_out_lens):
@@ -208,46 +324,4 @@ class MoeShareASRModel(ESPnetASRModel):
             )
         if self.distill_projection is not None:
             student_out = self.distill_projection(student_out)
-        return embedding_distance(student_out, teacher_out, teacher_lens)
-
-
-class _EncoderTap:
-    """Keeps what goes into and comes out of a model's encoder during one forward.
-
-    Attributes:
-        features: Features after SpecAugment and before normalisation (B, T, F), cloned: ESPnet
-            normalises in place.
-        features_lengths: Their lengths (B,).
-        encoder_out: Output of the encoder (B, T', D).
-        encoder_out_lens: Its lengths (B,).
-    """
-
-    features: torch.Tensor
-    features_lengths: torch.Tensor
-    encoder_out: torch.Tensor
-    encoder_out_lens: torch.Tensor
-
-    def __init__(self, model: MoeShareASRModel) -> None:
-        first = next(
-            module
-            for module in (model.normalize, model.preencoder, model.encoder)
-            if module is not None
-        )
-        self._handles = [
-            first.register_forward_pre_hook(self._keep_features),
-            model.encoder.register_forward_hook(self._keep_output),
-        ]
-
-    def _keep_features(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        self.features, self.features_lengths = args[0].detach().clone(), args[1].clone()
-
-    def _keep_output(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        encoder_out, self.encoder_out_lens = output[0], output[1]
-        self.encoder_out = encoder_out[0] if isinstance(encoder_out, tuple) else encoder_out
-
-    def __enter__(self) -> "_EncoderTap":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        return embedding_distance(student_out, teacher_out, teacher_lens, num_frames)

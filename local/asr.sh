@@ -12,6 +12,7 @@ skip_eval=false
 skip_packing=true
 eval_valid_set=false
 ngpu=0
+num_nodes=1
 nj=4
 inference_nj=4
 gpu_inference=false
@@ -66,7 +67,8 @@ Options are those of ESPnet's asr.sh; in brackets the default.
   --skip_stages              stages to leave out, such as \"4 5\"
   --skip_data_prep, --skip_train, --skip_eval, --skip_packing [${skip_data_prep}, ${skip_train}, ${skip_eval}, ${skip_packing}]
   --eval_valid_set           decode and score the validation set, too [${eval_valid_set}]
-  --ngpu                     GPUs for training; 0 trains on the CPU [${ngpu}]
+  --ngpu                     GPUs for training, of each machine; 0 trains on the CPU [${ngpu}]
+  --num_nodes                machines for training, those of the slurm allocation that this runs in [${num_nodes}]
   --nj, --inference_nj       parallel jobs for data and decoding [${nj}, ${inference_nj}]
   --gpu_inference            decode on a GPU [${gpu_inference}]
   --dumpdir, --expdir        where features and experiments go [${dumpdir}, ${expdir}]
@@ -118,7 +120,7 @@ die() {
 [[ "${token_type}" =~ ^(char|bpe|word)$ ]] || die "--token_type ${token_type}: char, bpe or word is needed"
 [[ "${feats_normalize}" =~ ^(global_mvn|utterance_mvn)$ ]] ||
     die "--feats_normalize ${feats_normalize}: global_mvn or utterance_mvn is needed"
-for name in stage stop_stage ngpu nj inference_nj nbpe; do
+for name in stage stop_stage ngpu num_nodes nj inference_nj nbpe; do
     [[ "${!name}" =~ ^[0-9]+$ ]] || die "--${name} ${!name}: a number is needed"
 done
 [[ "${dumpdir}${expdir}${asr_tag}${asr_exp}${lm_tag}${lm_exp}" != *[[:space:]]* ]] ||
@@ -152,6 +154,10 @@ begin() { # begin <stage> <what>
 end() {
     echo "$(date '+%Y-%m-%d %H:%M:%S') Stage ${current_stage} took $((SECONDS - stage_start)) s"
 }
+
+if wanted 11 && [ "${num_nodes}" -gt 1 ] && { [ -z "${SLURM_JOB_ID:-}" ] || ! command -v srun >/dev/null; }; then
+    die "--num_nodes ${num_nodes} needs a slurm allocation of as many machines (salloc, sbatch); docs/distributed.md has other ways"
+fi
 
 # Before hours of training, not after.
 sclite=
@@ -274,11 +280,21 @@ if wanted 11; then
     if [ "${feats_normalize}" = global_mvn ]; then
         train_args+=(--normalize global_mvn --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
     fi
-    [ "${ngpu}" -le 1 ] || train_args+=(--multiprocessing_distributed true)
+    launcher=()
+    if [ "${num_nodes}" -gt 1 ]; then
+        # One program on each machine, which starts a process for each of its GPUs; a new rendezvous file
+        # each time, since one that a killed run left would be joined.
+        launcher=(srun --nodes "${num_nodes}" --ntasks "${num_nodes}" --ntasks-per-node 1 --export ALL)
+        rendezvous=$(mktemp -u "$(realpath "${expdir}")/.dist_init_XXXXXXXX")
+        train_args+=(--multiprocessing_distributed true --dist_launcher slurm --dist_init_method "file://${rendezvous}")
+        [ "${ngpu}" -gt 0 ] || train_args+=(--dist_backend gloo)
+    elif [ "${ngpu}" -gt 1 ]; then
+        train_args+=(--multiprocessing_distributed true)
+    fi
     # shellcheck disable=SC2086
     "${py}" local/train.py --experiment "${asr_exp}" \
         ${asr_config:+--config "${asr_config}"} -- \
-        ${python} -m espnet2.bin.asr_train --ngpu "${ngpu}" --resume true --output_dir "${asr_exp}" \
+        "${launcher[@]}" ${python} -m espnet2.bin.asr_train --ngpu "${ngpu}" --resume true --output_dir "${asr_exp}" \
         --fold_length "$((asr_speech_fold_length * 100))" --fold_length "${asr_text_fold_length}" \
         --train_shape_file "${asr_stats_dir}/train/speech_shape" \
         --train_shape_file "${asr_stats_dir}/train/text_shape.${token_type}" \

@@ -2,14 +2,17 @@
 # Sourced by the recipes' path.sh, in the recipe's directory. Takes the environment of the ESPnet
 # checkout that ESPNET_ROOT names, if any, and the repository's .venv when ESPnet is not there otherwise.
 _root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")" && cd .. && pwd -P)
-# run.sh sets ESPNET_ROOT, to nothing where there is no checkout. The jobs of a cluster get little more
-# than PATH, and the run.sh scripts that asr.sh leaves in exp/ are called by hand: both find the
-# checkout by the recipe's link to it.
-if [ -z "${ESPNET_ROOT+set}" ] && [ -L asr.sh ]; then
-    ESPNET_ROOT=$(readlink asr.sh)
-    ESPNET_ROOT=${ESPNET_ROOT%/egs2/TEMPLATE/asr1/asr.sh}
-fi
 export ESPNET_ROOT=${ESPNET_ROOT-}
+ESPNET_ROOT=${ESPNET_ROOT%/}
+if [ -z "${ESPNET_ROOT}" ] && [ -L asr.sh ]; then
+    # The jobs of a cluster get little more than PATH, and the run.sh scripts that asr.sh leaves in exp/ are
+    # called by hand: both find the checkout by the recipe's link. For others that link means nothing.
+    _template=$(dirname "$(readlink asr.sh)")
+    if [ "$0" = ./asr.sh ] || [[ ":${PATH}" = *":${_template}/utils/"* ]]; then
+        ESPNET_ROOT=${_template%/egs2/TEMPLATE/asr1}
+    fi
+    unset _template
+fi
 if [ -n "${ESPNET_ROOT}" ] && [ -f "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/path.sh" ]; then
     _here=${PWD}
     # It finds the checkout's tools by its own place in it. What it prints would get into RESULTS.md.

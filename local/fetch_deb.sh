@@ -2,15 +2,21 @@
 # Fetch a Debian package and unpack it without installing it; no root needed.
 set -euo pipefail
 
-help_message="Usage: local/fetch_deb.sh <package> <target_dir> [<alternative>]
+help_message="Usage: local/fetch_deb.sh [--libraries] <package> <target_dir> [<alternative>]
 
 Leaves the package's files in <target_dir>/usr/... , which appears when complete. Does nothing if the
-package is there already. <alternative> ends the error message when the package cannot be had, e.g.
-'give an unpacked one with --gcin_voice DIR'."
+package is there already. With --libraries, also the files of every package that it depends on, but
+for the C library. <alternative> ends the error message when the package cannot be had, e.g. 'give
+an unpacked one with --gcin_voice DIR'."
 
 if [ "${1:-}" = "--help" ]; then
     echo "${help_message}"
     exit 0
+fi
+libraries=false
+if [ "${1:-}" = "--libraries" ]; then
+    libraries=true
+    shift
 fi
 if [ $# -lt 2 ] || [ $# -gt 3 ] || [ -z "$1" ] || [ -z "$2" ]; then
     echo "fetch_deb.sh: error: expected <package> <target_dir> [<alternative>], got $# arguments" >&2
@@ -49,7 +55,15 @@ log=${temporary}/apt.log
 apt_options=(-q -o APT::Sandbox::User=root)
 
 download() {
-    (cd "${temporary}" && LC_ALL=C apt-get "${apt_options[@]}" download "${package}") \
+    local packages=("${package}")
+    if [ "${libraries}" = true ]; then
+        # The C library has to be the one that the system's loader belongs to.
+        mapfile -t packages < <(LC_ALL=C apt-cache "${apt_options[@]}" depends --recurse --no-recommends \
+            --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "${package}" 2>>"${log}" |
+            grep '^[a-z0-9]' | grep -vE '^(libc6|libgcc-s1|gcc-[0-9]+-base|libelogind0)$')
+        [ "${#packages[@]}" -gt 0 ] || return 1
+    fi
+    (cd "${temporary}" && LC_ALL=C apt-get "${apt_options[@]}" download "${packages[@]}") \
         >>"${log}" 2>&1 </dev/null
 }
 
@@ -64,8 +78,10 @@ if ! download; then
         fail "apt-get cannot download ${package} (${reason:-no network?})"
     fi
 fi
-deb=$(find "${temporary}" -maxdepth 1 -name "${package}_*.deb" -print -quit)
-[ -n "${deb}" ] || fail "apt-get downloaded no ${package}_*.deb"
-dpkg -x "${deb}" "${temporary}/tree" 2>>"${log}" \
-    || fail "cannot unpack $(basename "${deb}") ($(tail -n 1 "${log}"))"
+[ -n "$(find "${temporary}" -maxdepth 1 -name "${package}_*.deb" -print -quit)" ] ||
+    fail "apt-get downloaded no ${package}_*.deb"
+for deb in "${temporary}"/*.deb; do
+    dpkg -x "${deb}" "${temporary}/tree" 2>>"${log}" ||
+        fail "cannot unpack $(basename "${deb}") ($(tail -n 1 "${log}"))"
+done
 mv -T "${temporary}/tree" "${target}"

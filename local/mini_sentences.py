@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from command_line import UserError
 from pypinyin import Style, lazy_pinyin
+from pypinyin.style import convert
 
 MIN_CHARS = 4
 MAX_CHARS = 14
@@ -31,9 +32,9 @@ _PRODUCTS = ("苹果", "水", "米")
 # Words that pypinyin's phrase table reads differently from what these sentences mean: 调 is "to
 # adjust" (tiáo) throughout, not "to transfer" (diào).
 _READINGS = {
-    "调高": ["ㄊㄧㄠˊ", "ㄍㄠ"],
-    "调低": ["ㄊㄧㄠˊ", "ㄉㄧ"],
-    "调到": ["ㄊㄧㄠˊ", "ㄉㄠˋ"],
+    "调高": ["tiáo", "gāo"],
+    "调低": ["tiáo", "dī"],
+    "调到": ["tiáo", "dào"],
 }
 
 
@@ -228,12 +229,25 @@ def syllables(words: Sentence) -> list[str]:
     (``ㄎㄞ``, ``ㄊㄧㄠ2``, ``ㄉㄜ1``). Dictionary tones: no tone sandhi is applied, since the
     recordings are of single syllables.
     """
+    return [_folder_name(syllable) for syllable in _readings(words, Style.BOPOMOFO)]
+
+
+def pinyin(words: Sentence) -> list[str]:
+    """Return one syllable per character in pinyin with the tone's number, 5 for the neutral one.
+
+    ``ü`` is ``v`` (``kai1``, ``nv3``, ``de5``). Tones as in :func:`syllables`.
+    """
+    return [s if s[-1].isdigit() else f"{s}5" for s in _readings(words, Style.TONE3)]
+
+
+def _readings(words: Sentence, style: Style) -> list[str]:
     result: list[str] = []
     for word in words:
-        reading = _READINGS.get(word) or lazy_pinyin(word, style=Style.BOPOMOFO)
+        reading = [convert(syllable, style, strict=True) for syllable in _READINGS.get(word, [])]
+        reading = reading or lazy_pinyin(word, style=style)
         # pypinyin's phrases have sandhi in a few numbers (一百 as yì bǎi) and not in others.
-        reading = ["ㄧ" if c == "一" else r for c, r in zip(word, reading, strict=True)]
-        result += [_folder_name(syllable) for syllable in reading]
+        one = convert("yī", style, strict=True)
+        result += [one if c == "一" else r for c, r in zip(word, reading, strict=True)]
     return result
 
 

@@ -54,6 +54,30 @@ class Speaker:
     level_db: float
 
 
+def with_background(
+    speech: Waveform,
+    level_db: float,
+    seed: tuple[int, ...],
+    snr_db: tuple[float, float] = SNR_DB,
+) -> Waveform:
+    """Return speech at SAMPLE_RATE as if recorded: at a level, with silence and noise.
+
+    ``seed`` decides the silence at the edges (80 to 160 ms each), the gain (within 1.5 dB of
+    ``level_db``, the root mean square in dB of full scale) and how far the white background noise
+    is below the speech (within ``snr_db``).
+    """
+    rng = np.random.default_rng(seed)
+    level_db += rng.uniform(-_UTTERANCE_GAIN_DB, _UTTERANCE_GAIN_DB)
+    level = 10 ** (level_db / 20)
+    before, after = (int(s * SAMPLE_RATE) for s in rng.uniform(*_EDGE_SILENCE_S, size=2))
+    waveform = np.pad(speech * (level / _rms(speech)), (before, after))
+    noise = rng.standard_normal(len(waveform), dtype=np.float32)
+    lowest, highest = snr_db
+    waveform += noise * level * 10 ** (rng.uniform(-highest, -lowest) / 20)
+    peak = float(np.abs(waveform).max())
+    return (waveform * min(1.0, _PEAK / peak)).astype(np.float32)
+
+
 def find_recordings(directory: Path) -> Path:
     """Return the folder of syllables in an unpacked package, /usr/share/gcin-voice or ogg/ itself.
 
@@ -140,9 +164,8 @@ class Synthesizer:
     def say(self, syllables: list[str], speaker: Speaker, seed: tuple[int, ...]) -> Waveform:
         """Return one utterance at SAMPLE_RATE.
 
-        The syllables overlap by CROSS_FADE_S with equal power. ``seed`` decides the silence at
-        the edges (80 to 160 ms each), the gain (within 1.5 dB of the speaker's level) and the
-        signal-to-noise ratio.
+        The syllables overlap by CROSS_FADE_S with equal power; ``seed`` is that of
+        :func:`with_background`.
 
         Raises:
             UserError: see :func:`read_recording` and :func:`recorded_syllable`.
@@ -158,16 +181,7 @@ class Synthesizer:
             piece[-fade:] *= rise[::-1]
             speech[start : start + len(piece)] += piece
             start += len(piece) - fade
-        rng = np.random.default_rng(seed)
-        level_db = speaker.level_db + rng.uniform(-_UTTERANCE_GAIN_DB, _UTTERANCE_GAIN_DB)
-        level = 10 ** (level_db / 20)
-        before, after = (int(s * SAMPLE_RATE) for s in rng.uniform(*_EDGE_SILENCE_S, size=2))
-        waveform = np.pad(speech * (level / _rms(speech)), (before, after))
-        noise = rng.standard_normal(len(waveform), dtype=np.float32)
-        lowest, highest = self._snr_db
-        waveform += noise * level * 10 ** (rng.uniform(-highest, -lowest) / 20)
-        peak = float(np.abs(waveform).max())
-        return (waveform * min(1.0, _PEAK / peak)).astype(np.float32)
+        return with_background(speech, speaker.level_db, seed, self._snr_db)
 
     def _syllable(self, name: str, speaker: Speaker) -> Waveform:
         key = (speaker.voice, speaker.rate_percent, name)

@@ -6,23 +6,28 @@ Reads ``<aishell>/data_aishell/wav/{train,dev,test}/<speaker>/<utterance id>.wav
 writes ``<data_dir>/<set>/{wav.scp,text,utt2spk,spk2utt}``. The speaker is the folder of the wav,
 the utterance id its name, and the text loses its spaces, all as in ESPnet's AISHELL recipe.
 
-A recording without transcript is left out and counted (AISHELL-1 has 325: of 141,925 recordings
-141,600 remain); an utterance with an empty transcript is an error.
+Left out and counted: recordings without transcript (AISHELL-1 has 325: of 141,925 recordings
+141,600 remain) and transcripts without recording. Counted, with a warning: recordings whose header
+promises more samples than the file has. Errors, before anything is written: an id that occurs
+twice, an empty transcript, a recording that is unreadable, empty, not mono or of another sampling
+rate, and counts that are not those of `--expect`.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import corpus_counts
 import soundfile
 from command_line import UserError, parse_rate, run
 from data_directory import DataDirectory, read_columns, whole_directory, write_data_directory
-from tqdm import tqdm
+from progress import progress_bar
 
 SETS = ("train", "dev", "test")
 TRANSCRIPT = "transcript/aishell_transcript_v0.8.txt"
@@ -84,23 +89,31 @@ def match_transcripts(wavs: Iterable[Path], texts: dict[str, str]) -> DataDirect
     return data
 
 
-def check_audio(wavs: Sequence[str], sample_rate: int) -> float:
-    """Read the header of every recording and return their length in hours.
+def check_audio(wavs: Sequence[str], sample_rate: int) -> tuple[float, list[str]]:
+    """Read the header of every recording.
+
+    Returns:
+        Their length in hours, and those that are shorter than their header says.
 
     Raises:
         UserError: one is unreadable, empty, not mono, or of another sampling rate.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        seconds = tqdm(
-            pool.map(lambda wav: _seconds(wav, sample_rate), wavs),
-            total=len(wavs),
-            desc="audio headers",
-            disable=None,
-        )
-        return float(sum(seconds)) / 3600
+    hours, short = 0.0, []
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        checked = pool.map(lambda wav: _check(wav, sample_rate), wavs)
+        bar = progress_bar(checked, total=len(wavs), desc="audio headers")
+        for wav, (seconds, whole) in zip(wavs, bar, strict=True):
+            hours += seconds / 3600
+            if not whole:
+                short.append(wav)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return hours, short
 
 
-def _seconds(wav: str, sample_rate: int) -> float:
+def _check(wav: str, sample_rate: int) -> tuple[float, bool]:
+    """Length in seconds, and whether it is what the header says."""
     try:
         info = soundfile.info(wav)
     except (OSError, RuntimeError) as error:
@@ -111,10 +124,18 @@ def _seconds(wav: str, sample_rate: int) -> float:
         raise UserError(f"{wav}: {info.samplerate} Hz, {sample_rate} Hz expected (--fs)")
     if info.channels != 1:
         raise UserError(f"{wav}: {info.channels} channels, 1 expected")
-    return float(info.frames / info.samplerate)
+    # libsndfile takes the length from the file then, and says so only in its log.
+    whole = re.search(r"^data : \d+ \(should be", info.extra_info, re.MULTILINE) is None
+    return float(info.frames / info.samplerate), whole
 
 
-def prepare(aishell: Path, data_dir: Path, set_names: Sequence[str], sample_rate: int) -> None:
+def prepare(
+    aishell: Path,
+    data_dir: Path,
+    set_names: Sequence[str],
+    sample_rate: int,
+    expected: Mapping[str, int],
+) -> None:
     """Check the whole corpus, then write its three data directories and print their sizes.
 
     Args:
@@ -122,6 +143,7 @@ def prepare(aishell: Path, data_dir: Path, set_names: Sequence[str], sample_rate
         data_dir: where the data directories are written.
         set_names: their names, in the order of SETS.
         sample_rate: of every recording, in Hz.
+        expected: counts that the corpus must have, of those that corpus_counts.NAMES names.
 
     Raises:
         UserError: see the functions above; nothing is written then.
@@ -138,32 +160,53 @@ def prepare(aishell: Path, data_dir: Path, set_names: Sequence[str], sample_rate
     for name, data in sets.items():
         if not data.wavs:
             raise UserError(f"{corpus / TRANSCRIPT}: no transcript of any recording in wav/{name}")
-    hours = {name: check_audio([*data.wavs.values()], sample_rate) for name, data in sets.items()}
-    orphans = len(texts.keys() - first.keys())
-    if orphans:
-        print(f"{_NAME}: warning: {orphans} transcripts have no recording", file=sys.stderr)
+    counts = corpus_counts.count(len(first), sets)
+    corpus_counts.check(counts, expected, corpus)
+    checked = {name: check_audio([*data.wavs.values()], sample_rate) for name, data in sets.items()}
+    _warn(sorted(texts.keys() - first.keys()), "transcripts have no recording and are left out")
+    short = [wav for _, found in checked.values() for wav in found]
+    _warn(short, "recordings are shorter than their headers say")
     for (name, data), set_name in zip(sets.items(), set_names, strict=True):
         made_from: dict[str, object] = {"corpus": str(corpus), "set": name}
         with whole_directory(data_dir / set_name, made_from) as directory:
             write_data_directory(directory, data)
         print(
             f"{_NAME}: {data_dir / set_name}: {len(data.wavs)} utterances, "
-            f"{len(set(data.speakers.values()))} speakers, {hours[name]:.2f} h; "
+            f"{len(set(data.speakers.values()))} speakers, {checked[name][0]:.2f} h; "
             f"{len(wavs[name]) - len(data.wavs)} recordings without transcript left out"
         )
+    print(
+        f"{_NAME}: "
+        + ", ".join(
+            f"{name} {number}" + (" (as expected)" if name in expected else "")
+            for name, number in counts.items()
+        )
+    )
+
+
+def _warn(found: Sequence[str], what: str) -> None:
+    if found:
+        print(f"{_NAME}: warning: {len(found)} {what}, first {found[0]}", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        description="Make Kaldi-style data directories from a corpus in AISHELL-1's layout."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--aishell", type=Path, required=True, help="folder with data_aishell/")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--set_names", nargs=3, default=SETS, metavar=("TRAIN", "DEV", "TEST"))
     parser.add_argument("--fs", default="16000", help="sampling rate of the corpus, e.g. 16k")
+    parser.add_argument("--expect", default="none", help=corpus_counts.HELP + " (%(default)s)")
     options = parser.parse_args(arguments)
-    prepare(options.aishell, options.data_dir, options.set_names, parse_rate(options.fs))
+    prepare(
+        options.aishell,
+        options.data_dir,
+        options.set_names,
+        parse_rate(options.fs),
+        corpus_counts.read_expectation(options.expect),
+    )
 
 
 if __name__ == "__main__":

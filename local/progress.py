@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
-    """tqdm with utterances as its unit; where stderr is no terminal, at most a line in 30 s."""
+    """tqdm, of utterances by default; where stderr is no terminal, at most a line in 30 s."""
     seconds = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(items, unit="utt", mininterval=seconds, maxinterval=seconds, **options)
+    options = {"unit": "utt", "mininterval": seconds, "maxinterval": seconds, **options}
+    return tqdm(items, **options)
 
 
 class GrowingFiles:

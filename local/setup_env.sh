@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the repository's Python environment, .venv, with this package, ESPnet and sclite in it.
+# Makes the repository's Python environment, .venv, with this package, ESPnet and sclite in it, and with
+# eSpeak NG where the tests are wanted.
 # A second call finds it complete and does nothing. From any directory, without root:
 #   bash local/setup_env.sh [--with_test true] [--venv DIR]
 set -euo pipefail
@@ -16,6 +17,8 @@ help_message="Usage: bash local/setup_env.sh [options]
 . local/parse_options.sh
 # shellcheck source=local/sclite.sh
 . local/sclite.sh
+# shellcheck source=local/espeak.sh
+. local/espeak.sh
 
 die() {
     echo "setup_env.sh: error: $*" >&2
@@ -69,5 +72,12 @@ if ! PATH=${venv}/bin:${PATH} find_sclite >/dev/null; then
     { "${venv}/sctk/usr/lib/sctk/bin/sclite" 2>&1 || true; } | grep -q Version ||
         die "${venv}/sctk/usr/lib/sctk/bin/sclite does not run; install SCTK and put sclite on PATH"
     ln -sfn ../sctk/usr/lib/sctk/bin/sclite "${venv}/bin/sclite"
+fi
+if [ "${with_test}" = true ] && ! PATH=${venv}/bin:${PATH} find_espeak >/dev/null; then
+    echo "fetching eSpeak NG (Debian package espeak-ng)"
+    fetch_espeak "${venv}/espeak-ng"
+    "${venv}/espeak-ng/espeak-ng" --version >/dev/null ||
+        die "${venv}/espeak-ng/espeak-ng does not run; install espeak-ng and put it on PATH"
+    ln -sfn ../espeak-ng/espeak-ng "${venv}/bin/espeak-ng"
 fi
 echo "${venv} is complete"

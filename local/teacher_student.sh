@@ -41,6 +41,7 @@ die() {
 }
 
 own_command=$(printf '%q ' "$0" "$@")
+# A checkout of ESPnet whose asr.sh is to be used (docs/espnet_checkout.md).
 export ESPNET_ROOT=${ESPNET_ROOT-}
 shared_options=()
 declare -A given=() # every option of the command line by its name

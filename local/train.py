@@ -21,7 +21,10 @@ from jobs import Job, exclusive, run_jobs
 
 RECORD, FINISHED = ".training.json", ".finished.json"
 # Changing these continues the same training.
-FREE_OPTIONS = ("max_epoch", "patience", "ngpu", "num_workers", "log_interval", "num_att_plot")
+FREE_OPTIONS = (
+    *("max_epoch", "patience", "ngpu", "num_workers", "log_interval", "num_att_plot"),
+    *("multiprocessing_distributed", "dist_backend", "dist_init_method", "dist_launcher"),
+)
 
 
 def describe(config: Path | None, command: list[str]) -> dict[str, object]:
@@ -81,7 +84,7 @@ def differences(found: dict[str, object], wanted: dict[str, object]) -> list[str
 def _bound(arguments: object) -> list[tuple[str, str]]:
     """(option, value) pairs without those that continue the same training."""
     assert isinstance(arguments, list)
-    free = {f"--{name}" for name in FREE_OPTIONS} | {"--config", "--multiprocessing_distributed"}
+    free = {f"--{name}" for name in FREE_OPTIONS} | {"--config"}
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     return [(a, b) for a, b in pairs if a.startswith("-") and a not in free]
 

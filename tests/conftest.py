@@ -11,6 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 2``: keep what shares a trained recipe, or else a file, in one process.
+
+    The recipe takes longest and comes first, so that the other process does the rest meanwhile.
+    """
+    fixtures = [set(getattr(item, "fixturenames", ())) for item in items]
+    recipe = ["trained" in names for names in fixtures]
+    for item, uses_recipe in zip(items, recipe, strict=True):
+        group = "recipe" if uses_recipe else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = sorted(range(len(items)), key=lambda number: not recipe[number])
+    items[:] = [items[number] for number in order]
+
+
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """Environment of a child process that finds the package in this checkout."""

@@ -35,7 +35,11 @@ def test_signature_is_espnets_plus_ours() -> None:
         "balance_weight": 0.0,
         "balance_scope": "layer",
         "router_z_weight": 0.0,
+        "sparsity_weight": 0.0,
+        "importance_weight": 0.0,
+        "embedding_ctc_weight": 0.0,
         "distill_weight": 0.0,
+        "batch_scope": "global",
         "teacher_config": None,
         "teacher_model_file": None,
         "teacher_output_size": None,
@@ -159,6 +163,7 @@ def test_collect_feats_needs_no_teacher(student_settings: dict[str, Any]) -> Non
         ({"distill_weight": -1.0}, "distill_weight must be a number of 0 or more, not -1.0"),
         ({"router_z_weight": None}, "router_z_weight must be a number of 0 or more, not None"),
         ({"balance_scope": "all"}, "balance_scope must be layer or pool, not 'all'"),
+        ({"batch_scope": "all"}, "batch_scope must be global or local, not 'all'"),
         ({"teacher_config": "a.yaml"}, "both teacher_config and teacher_model_file, or neither"),
         ({"teacher_model_file": "a.pth"}, "both teacher_config and teacher_model_file"),
     ],
@@ -169,7 +174,9 @@ def test_refused_settings(model_conf: dict[str, Any], message: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["balance_weight", "router_z_weight"])
+@pytest.mark.parametrize(
+    "name", ["balance_weight", "router_z_weight", "sparsity_weight", "importance_weight"]
+)
 def test_router_loss_without_experts_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} is 0.1, but the encoder has no experts"):
         build(dense_config(model="moe_share", model_conf={name: 0.1}))

@@ -38,6 +38,15 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 ENCODER = ENCODERS["conformer"]
 EXPERTS = {"num_experts": 4, "top_k": 1, "modules": ["feed_forward"]}
+# Narrower than the encoder, so that the two cannot be taken for one another.
+EMBEDDING_NETWORK = {
+    "output_size": 6,
+    "attention_heads": 2,
+    "linear_units": 10,
+    "num_blocks": 2,
+    "rel_pos_type": "latest",
+    "cnn_module_kernel": 3,
+}
 SHARING = [{"modules": ["*"], "except": ["*norm*", "*.router"], "groups": 2}]
 
 
@@ -99,6 +108,19 @@ def encoder_config(name: str, **changes: Any) -> dict[str, Any]:
     settings.update(encoder=name, encoder_conf=copy.deepcopy(ENCODERS[_plain(name)]))
     if name != _plain(name):
         settings["encoder_conf"].update(experts=EXPERTS, sharing=SHARING)
+    return merge(settings, changes)
+
+
+def speechmoe_config(**changes: Any) -> dict[str, Any]:
+    """config.yaml of a tiny SpeechMoE: an embedding network, its losses, nothing shared."""
+    settings = config(
+        encoder_conf={"embedding_network": EMBEDDING_NETWORK, "sharing": None},
+        model_conf={
+            "sparsity_weight": 0.15,
+            "importance_weight": 0.15,
+            "embedding_ctc_weight": 0.01,
+        },
+    )
     return merge(settings, changes)
 
 

@@ -5,18 +5,21 @@ from typing import Any
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward import (
     PositionwiseFeedForward,
 )
 from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequential
 
+from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, router_embedding
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.experts.options import OPTION_KEYS, ExpertOptions, parse_options
 from espnet_moe_share.low_rank.replace import replace_by_factors
 from espnet_moe_share.sharing.layers import SharedLayers
 from espnet_moe_share.sharing.rules import parse_rules
 
-_EXPERTS_KEYS = ("num_experts", "top_k", "modules")
+_EXPERTS_KEYS = ("num_experts", "top_k", "modules", *OPTION_KEYS)
 _NO_FEED_FORWARD = (
     "none (is positionwise_layer_type linear and, in an E-Branchformer, use_ffn true?)"
 )
@@ -51,7 +54,12 @@ def _check_experts(experts: Mapping[str, Any]) -> tuple[int, int, list[str]]:
 
 
 def _replace_feed_forwards(
-    layer: torch.nn.Module, num_experts: int, top_k: int, modules: Sequence[str]
+    layer: torch.nn.Module,
+    num_experts: int,
+    top_k: int,
+    modules: Sequence[str],
+    options: ExpertOptions,
+    embedding_size: int,
 ) -> None:
     dense = {
         name: module
@@ -65,8 +73,20 @@ def _replace_feed_forwards(
                 f"those are {', '.join(dense) or _NO_FEED_FORWARD}"
             )
         hidden_units, size = dense[name].w_1.weight.shape
+        dropout = dense[name].dropout
+        if options.dropout_rate is not None:
+            dropout = torch.nn.Dropout(options.dropout_rate)
         moe = MixtureOfExperts(
-            size, hidden_units, dense[name].dropout, dense[name].activation, num_experts, top_k
+            size,
+            hidden_units,
+            dropout,
+            dense[name].activation,
+            num_experts,
+            top_k,
+            capacity_factor=options.capacity_factor,
+            jitter=options.jitter,
+            bias_update_rate=options.bias_update_rate,
+            embedding_size=embedding_size,
         )
         setattr(layer, name, moe)
 
@@ -80,6 +100,7 @@ def _pass_frame_mask(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
     for module in layer.children():
         if isinstance(module, MixtureOfExperts):
             module.frame_mask = mask
+            module.embedding = router_embedding(mask)
 
 
 def transform_layers(
@@ -87,6 +108,7 @@ def transform_layers(
     experts: Mapping[str, Any] | None,
     low_rank: Sequence[Mapping[str, Any]] | None,
     sharing: Sequence[Mapping[str, Any]] | None,
+    embedding_size: int = 0,
 ) -> MultiSequential:
     """Put experts into encoder layers, then factors, then share what the rules say.
 
@@ -95,10 +117,12 @@ def transform_layers(
     Args:
         layers: ESPnet's stack of encoder layers; changed in place.
         experts: ``num_experts``, ``top_k`` (default 1) and ``modules`` (default
-            ``[feed_forward]``), the feed-forwards to replace; None leaves them dense.
+            ``[feed_forward]``), the feed-forwards to replace, and the options of
+            :class:`espnet_moe_share.experts.options.ExpertOptions`; None leaves them dense.
         low_rank: Weights to replace by two factors (:mod:`espnet_moe_share.low_rank.replace`);
             None leaves all at full rank.
         sharing: Sharing rules (:mod:`espnet_moe_share.sharing.rules`); None shares nothing.
+        embedding_size: Width of what the routers see beside their layer's input; 0: nothing.
 
     Returns:
         The stack to use in place of ``layers``.
@@ -108,8 +132,9 @@ def transform_layers(
     """
     if experts is not None:
         num_experts, top_k, modules = _check_experts(experts)
+        options = parse_options(experts, num_experts, top_k)
         for layer in layers:
-            _replace_feed_forwards(layer, num_experts, top_k, modules)
+            _replace_feed_forwards(layer, num_experts, top_k, modules, options, embedding_size)
             layer.register_forward_pre_hook(_pass_frame_mask)
     if low_rank is not None:
         replace_by_factors(layers, low_rank)
@@ -129,11 +154,15 @@ class MoeShareLayers(AbsEncoder):
         experts: See :func:`transform_layers`.
         low_rank: See :mod:`espnet_moe_share.low_rank.replace`.
         sharing: See :mod:`espnet_moe_share.sharing.rules`.
+        embedding_network: See :class:`espnet_moe_share.encoder.embedding_network.EmbeddingNetwork`;
+            None: a router sees the input of its own layer only.
 
     Raises:
-        ConfigurationError: The experts, the factors or a sharing rule cannot be as given.
+        ConfigurationError: The experts, the factors, a sharing rule or the embedding network cannot
+            be as given, or not together with another option.
     """
 
+    embed: torch.nn.Module | None
     encoders: MultiSequential
 
     def __init__(
@@ -142,7 +171,69 @@ class MoeShareLayers(AbsEncoder):
         experts: dict[str, Any] | None = None,
         low_rank: list[dict[str, Any]] | None = None,
         sharing: list[dict[str, Any]] | None = None,
+        embedding_network: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.encoders = transform_layers(self.encoders, experts, low_rank, sharing)
+        embedding_size = 0
+        self.embedding_network: EmbeddingNetwork | None = None
+        if embedding_network is not None:
+            self._check_embedding_network(experts)
+            self.embedding_network = EmbeddingNetwork.from_settings(
+                embedding_network, self.output_size()
+            )
+            embedding_size = self.embedding_network.output_size()
+        self.encoders = transform_layers(self.encoders, experts, low_rank, sharing, embedding_size)
+
+    def _check_embedding_network(self, experts: dict[str, Any] | None) -> None:
+        if experts is None:
+            raise ConfigurationError(
+                "embedding_network is for routers, and there are none: set experts, too, or "
+                "leave embedding_network out"
+            )
+        if getattr(self, "ctc_trim", False):
+            raise ConfigurationError(
+                "ctc_trim removes frames between the layers, for which embedding_network has "
+                "computed embeddings; use one of them"
+            )
+        if 0 in getattr(self, "gradient_checkpoint_layers", []):
+            raise ConfigurationError(
+                "gradient_checkpoint_layers: 0, the input layer, would have to run a second time "
+                "without the embedding_network that reads its output; leave 0 out"
+            )
+        if self.embed is None:
+            # ESPnet's Transformer with input_layer null; our hook needs something to hang on.
+            self.embed = torch.nn.Sequential()
+
+    def forward(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Run ESPnet's encoder, with the embedding network behind its input layer.
+
+        Args:
+            xs_pad: Features (B, L, input_size).
+            ilens: Their lengths (B,).
+            prev_states: Not used by ESPnet's encoders.
+            masks: Bool (B, L), True on padding; None: made from ``ilens``.
+            kwargs: Further arguments of ESPnet's encoder.
+
+        Returns:
+            ESPnet's outputs: encoder output (B, T, D), or a pair of it and intermediate outputs;
+            its lengths (B,); None.
+        """
+        kwargs["masks"] = masks
+        if self.embedding_network is None:
+            return super().forward(xs_pad, ilens, prev_states, **kwargs)
+
+        def frame_mask() -> torch.Tensor:
+            padding = make_pad_mask(ilens) if masks is None else masks
+            return ~padding.unsqueeze(1).to(xs_pad.device)
+
+        assert self.embed is not None
+        with self.embedding_network.seen_by_routers(self.embed, self.encoders, frame_mask):
+            return super().forward(xs_pad, ilens, prev_states, **kwargs)

@@ -1,49 +1,62 @@
 """Scalars that say how evenly a layer used its experts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
-from espnet_moe_share.experts.routing import Routing
-
-_NO_LOAD = dict.fromkeys(("largest_share", "dead_experts", "load_entropy"), math.nan)
+from espnet_moe_share.experts.counts import RoutingCounts
 
 
-def expert_load(routing: Routing) -> dict[str, torch.Tensor]:
-    """Summarise one call of one expert layer.
+def expert_load(counts: RoutingCounts) -> dict[str, torch.Tensor]:
+    """Summarise what one expert layer did with a batch.
 
     Args:
-        routing: What was recorded; E experts.
+        counts: Its frames and choices; E experts.
 
     Returns:
         ``largest_share``: share of the choices that went to the busiest expert, 1/E to 1.
         ``dead_experts``: number of experts that no frame chose, 0 to E - 1.
         ``load_entropy``: entropy of the shares in nats, log E when all are used alike, 0 when one
-        takes all.
+        takes all. All are NaN for a layer that routed no frame.
     """
-    counts_E = routing.expert_ids_NK.flatten().bincount(minlength=routing.logits_NE.size(1)).float()
-    shares_E = counts_E / counts_E.sum().clamp(min=1)
-    return {
+    choices_E = counts.choices_E.float()
+    shares_E = choices_E / choices_E.sum().clamp(min=1)
+    load = {
         "largest_share": shares_E.max(),
-        "dead_experts": (counts_E == 0).sum().float(),
+        "dead_experts": (choices_E == 0).sum().float(),
         "load_entropy": torch.special.entr(shares_E).sum(),
     }
+    return {name: value.where(counts.frames > 0, math.nan) for name, value in load.items()}
 
 
-def layer_loads(records: Mapping[str, Sequence[Routing]]) -> dict[str, torch.Tensor | float]:
+def dropped_share(counts: RoutingCounts) -> dict[str, torch.Tensor]:
+    """Return ``dropped_share``: share of the choices beyond the experts' capacity, 0 to 1.
+
+    NaN for a layer that routed no frame.
+    """
+    share = counts.dropped.float() / counts.choices_E.sum().clamp(min=1)
+    return {"dropped_share": share.where(counts.frames > 0, math.nan)}
+
+
+def layer_loads(
+    counts: Mapping[str, RoutingCounts], has_capacity: bool = False
+) -> dict[str, torch.Tensor]:
     """Name the scalars of all layers for ESPnet's logs.
 
     Args:
-        records: Path of the expert layer (``encoders.3.feed_forward``) -> its calls.
+        counts: Path of the expert layer (``encoders.3.feed_forward``) -> its counts.
+        has_capacity: Whether the layers have a ``capacity_factor``.
 
     Returns:
-        ``layer3_feed_forward_largest_share`` and so on, of each layer's last call. NaN, which
-        ESPnet leaves out of its averages, for a layer that did not run: ESPnet gathers the scalars
-        of all processes in order, so that every process must have the same names.
+        ``layer3_feed_forward_largest_share`` and so on, and with ``has_capacity`` also
+        ``..._dropped_share``. NaN, which ESPnet leaves out of its averages, for a layer that did
+        not run: ESPnet gathers the scalars of all processes in order, so that every process must
+        have the same names.
     """
-    return {
-        f"{path.replace('encoders.', 'layer').replace('.', '_')}_{name}": value
-        for path, routings in records.items()
-        for name, value in (expert_load(routings[-1]) if routings else _NO_LOAD).items()
-    }
+    loads: dict[str, torch.Tensor] = {}
+    for path, layer in counts.items():
+        values = expert_load(layer) | (dropped_share(layer) if has_capacity else {})
+        name = path.replace("encoders.", "layer").replace(".", "_")
+        loads |= {f"{name}_{key}": value for key, value in values.items()}
+    return loads

@@ -9,21 +9,25 @@ class TopKRouter(torch.nn.Module):
 
     It computes in float32 (float64 for float64 input) also under autocast: in half precision,
     ties and overflow in the softmax make choices unstable (Fedus et al. 2022, Switch
-    Transformers, section 2.4). There is no noise: same input, same choice.
+    Transformers, section 2.4). There is no noise (same input, same choice), unless ``jitter``
+    multiplies every element of the input by a factor from [1 - jitter, 1 + jitter] in training
+    (same section).
 
     With top_k = 1 the gate is the raw probability, which is what gives the router a gradient
     from the task (Switch Transformers, formula 2); with more, the chosen probabilities are
     divided by their sum (Lepikhin et al. 2021, GShard, algorithm 1).
 
     Args:
-        size: D.
+        size: D, of what the router sees: the expert layer's input, and what comes before it.
         num_experts: E.
         top_k: K.
+        jitter: 0 to 1; 0 draws no random numbers.
     """
 
-    def __init__(self, size: int, num_experts: int, top_k: int) -> None:
+    def __init__(self, size: int, num_experts: int, top_k: int, jitter: float = 0.0) -> None:
         super().__init__()
         self.top_k = top_k
+        self.jitter = jitter
         self.weight = torch.nn.Parameter(torch.empty(num_experts, size))
         self.reset_parameters()
 
@@ -32,20 +36,29 @@ class TopKRouter(torch.nn.Module):
         std = (0.1 / self.weight.size(1)) ** 0.5
         torch.nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
 
-    def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self, x_ND: torch.Tensor, bias_E: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Choose experts.
 
         Args:
             x_ND: Frames (N, D).
+            bias_E: Added to the probabilities for the choice, not for the gates (E,).
 
         Returns:
             Router logits (N, E) in float32 or float64; numbers of the chosen experts (N, K),
-            likeliest first; their gates (N, K), in the dtype of the logits.
+            best first; their gates (N, K), in the dtype of the logits.
         """
         dtype = torch.promote_types(x_ND.dtype, torch.float32)
         with torch.autocast(x_ND.device.type, enabled=False):
-            logits_NE = F.linear(x_ND.to(dtype), self.weight.to(dtype))
-            gates_NK, expert_ids_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1)
+            x_ND = x_ND.to(dtype)
+            if self.training and self.jitter > 0:
+                x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
+            logits_NE = F.linear(x_ND, self.weight.to(dtype))
+            p_NE = logits_NE.softmax(dim=-1)
+            scores_NE = p_NE if bias_E is None else p_NE + bias_E
+            expert_ids_NK = scores_NE.topk(self.top_k, dim=-1).indices
+            gates_NK = p_NE.gather(-1, expert_ids_NK)
             if self.top_k > 1:
                 gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
         return logits_NE, expert_ids_NK, gates_NK

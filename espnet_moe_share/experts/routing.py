@@ -11,11 +11,13 @@ class Routing:
 
     Attributes:
         logits_NE: Router logits (N, E), float32, with gradient.
-        expert_ids_NK: Chosen experts (N, K), likeliest first.
+        expert_ids_NK: Chosen experts (N, K), best first, dropped ones included.
         experts: A weight of the experts that served it. Layers that share their experts hold the
             very same parameter.
+        dropped_NK: True on choices that found their expert full (N, K); None: without a limit.
     """
 
     logits_NE: torch.Tensor
     expert_ids_NK: torch.Tensor
     experts: torch.nn.Parameter
+    dropped_NK: torch.Tensor | None = None

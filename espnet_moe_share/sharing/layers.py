@@ -13,6 +13,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequenti
 
 from espnet_moe_share.checkpoint import check_keys
 from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.expert_bias import ExpertBias
 from espnet_moe_share.sharing.rules import SharingRule
 
 
@@ -24,8 +25,11 @@ def layers_label(layers: Sequence[int]) -> str:
 
 
 def _tensors(layer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What rules can share: not the bias of loss-free balancing, which is each layer's own."""
     yield from layer.named_parameters()
-    yield from layer.named_buffers()
+    for path, buffer in layer.named_buffers():
+        if not isinstance(layer.get_submodule(path.rpartition(".")[0]), ExpertBias):
+            yield path, buffer
 
 
 def _owner(layer: torch.nn.Module, path: str) -> dict[str, Any]:

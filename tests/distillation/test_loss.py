@@ -37,3 +37,16 @@ def test_half_precision_is_compared_in_float32() -> None:
     exact = embedding_distance(student.bfloat16().double(), teacher.bfloat16().double(), lengths)
     assert exact.dtype == torch.float64
     assert low.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_parts_of_a_batch_add_up_with_the_frames_of_the_whole() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 4, 5, requires_grad=True), torch.randn(3, 4, 5)
+    lengths = torch.tensor([4, 2, 0])
+    whole = embedding_distance(student, teacher, lengths)
+    parts = [
+        embedding_distance(student[rows], teacher[rows], lengths[rows], lengths.sum())
+        for rows in (slice(0, 1), slice(1, 2), slice(2, 3))
+    ]
+    assert parts[2].item() == 0.0
+    torch.testing.assert_close(sum(parts), whole)

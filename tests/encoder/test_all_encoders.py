@@ -51,7 +51,8 @@ def test_signature_is_espnets_plus_ours(name: str) -> None:
     upstream = get_default_kwargs(type(encoder(name=name)))
     extended = get_default_kwargs(type(ours(name)))
     assert len(upstream) > 15
-    assert extended == {**upstream, "experts": None, "low_rank": None, "sharing": None}
+    own = dict.fromkeys(("experts", "low_rank", "sharing", "embedding_network"))
+    assert extended == {**upstream, **own}
 
 
 def test_unknown_argument_is_refused(name: str) -> None:

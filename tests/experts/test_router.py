@@ -35,6 +35,49 @@ def test_router_learns_from_the_task_at_top_1() -> None:
     assert (router.weight.grad.abs().sum(-1) > 0).all()
 
 
+def test_bias_changes_the_choice_and_not_the_gate() -> None:
+    router = make(1, [[1.0], [2.0], [0.0]])
+    x = torch.tensor([[1.0], [-1.0]])
+    logits, ids, gates = router(x)
+    p = logits.softmax(-1)  # 0.24 0.67 0.09 and 0.24 0.09 0.67
+    assert ids.tolist() == [[1], [2]]
+    biased_logits, biased_ids, biased_gates = router(x, torch.tensor([0.45, 0.0, 0.0]))
+    assert torch.equal(biased_logits, logits)
+    assert biased_ids.tolist() == [[0], [0]]
+    assert torch.equal(biased_gates, p[:, :1])
+    # too small to matter for the choice: then it matters for nothing
+    _, same_ids, same_gates = router(x, torch.tensor([0.4, 0.0, 0.0]))
+    assert torch.equal(same_ids, ids)
+    assert torch.equal(same_gates, gates)
+
+
+def test_bias_at_top_2_leaves_the_gates_in_the_ratio_of_the_probabilities() -> None:
+    router = make(2, [[1.0], [2.0], [0.0]])
+    _, ids, gates = router(torch.tensor([[1.0]]), torch.tensor([-1.0, 0.0, 5.0]))
+    assert ids.tolist() == [[2, 1]]
+    torch.testing.assert_close(gates[0, 1] / gates[0, 0], torch.tensor(2.0).exp())
+    torch.testing.assert_close(gates.sum(), torch.tensor(1.0))
+
+
+def test_jitter_scales_every_input_in_training_only() -> None:
+    torch.manual_seed(0)
+    router = TopKRouter(4, 4, 1, jitter=0.25)
+    router.weight.data = torch.eye(4)  # logits are what the router sees
+    x = torch.full((5000, 4), 2.0)
+    seen = router(x)[0] / 2.0
+    assert 0.75 <= seen.min() < 0.76
+    assert 1.24 < seen.max() <= 1.25
+    assert abs(seen.mean() - 1) < 0.01
+    assert abs(seen.std() - 0.25 / 3**0.5) < 0.01
+    assert not torch.equal(seen[:, 0], seen[:, 1])
+    assert not torch.equal(router(x)[0] / 2.0, seen)
+    state = torch.get_rng_state()
+    assert torch.equal(router.eval()(x)[0], x)
+    router.train().jitter = 0.0
+    assert torch.equal(router(x)[0], x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_half_precision_input_is_routed_in_float32() -> None:
     torch.manual_seed(0)
     router = TopKRouter(16, 4, 1)

@@ -140,7 +140,7 @@ def test_recipe_passes_corpus_options_on(recorded: Path) -> None:
     done = run(recorded.parents[2], "egs2/aishell/asr1/run.sh", *arguments)
     assert done.returncode == 0, done.stderr
     (call,) = calls(recorded)
-    assert option(call, "--local_data_opts") == "--corpus mini --gcin_voice /voices"
+    assert option(call, "--local_data_opts") == "--corpus mini --gcin-voice /voices"
     assert option(call, "--train_set") == "mini_train"
     assert option(call, "--nj") == "3"
 
@@ -148,4 +148,4 @@ def test_recipe_passes_corpus_options_on(recorded: Path) -> None:
 def test_recipe_refuses_an_unknown_corpus(recorded: Path) -> None:
     done = run(recorded, "run.sh", "--corpus", "librispeech")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--corpus librispeech: mini or aishell is needed" in done.stderr
+    assert "--corpus librispeech: mini, mini_noisy, espeak or aishell is needed" in done.stderr

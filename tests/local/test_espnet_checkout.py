@@ -47,7 +47,9 @@ def make_checkout(root: Path) -> Path:
         (template / name).mkdir(parents=True)
     for name in ("run.pl", "slurm.pl"):
         write_program(template / "utils" / name, "#!/bin/sh\n")
-    noting = '. ./path.sh\n. ./cmd.sh\necho "$train_cmd" >noted\ncommand -v sclite >>noted\n'
+    noting = (
+        '. ./path.sh\n. ./cmd.sh\necho "$train_cmd" >noted\ncommand -v sclite >>noted || true\n'
+    )
     write_program(template / "asr.sh", RECORDER.replace("/bin/sh", "/usr/bin/env bash") + noting)
     (template / "cmd.sh").write_text(CMD_SH)
     (template / "path.sh").write_text(PATH_SH)
@@ -234,29 +236,37 @@ def test_cluster(setting: Setting) -> None:
     assert noted.read_text().splitlines()[0] == "slurm.pl"
 
 
-def test_job_that_gets_path_only_finds_the_checkout(setting: Setting) -> None:
+def test_what_gets_path_only_finds_the_checkout(setting: Setting) -> None:
     assert setting.run("--stage", "11").returncode == 0
+    template = setting.checkout / "egs2" / "TEMPLATE" / "asr1"
+    path = os.environ["PATH"]
     # As the scripts that slurm.pl and queue.pl write begin.
     script = (
         '. ./path.sh\necho "${ESPNET_ROOT}|${FROM_CHECKOUT-}|${PYTHONPATH}|$(command -v run.pl)"'
     )
 
-    def said(**environment: str) -> str:
+    def said(*command: str, path: str) -> str:
         done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=setting.recipe,
-            env={"PATH": os.environ["PATH"], **environment},
-            capture_output=True,
-            text=True,
+            command, cwd=setting.recipe, env={"PATH": path}, capture_output=True, text=True
         )
-        assert done.stderr == ""
-        return done.stdout
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.replace("//", "/")
 
     root = setting.recipe.parents[2]
-    program = setting.checkout / "egs2" / "TEMPLATE" / "asr1" / "utils" / "run.pl"
-    assert said().replace("//", "/") == f"{setting.checkout}|yes|{root}|{program}\n"
-    # Where run.sh was started without a checkout, the links that are still there say nothing.
-    assert said(ESPNET_ROOT="") == f"||{root}|\n"
+    job = said("bash", "-c", script, path=f"{template}/utils/:{path}")
+    assert job == f"{setting.checkout}|yes|{root}|{template}/utils/run.pl\n"
+    # The links alone do not lead a run without ESPNET_ROOT there.
+    assert said("bash", "-c", script, path=path) == f"||{root}|\n"
+    # exp/*/run.sh of ESPnet, by hand.
+    (setting.recipe / "noted").unlink()
+    said("./asr.sh", "--stage", "11", path=path)
+    assert (setting.recipe / "noted").read_text().splitlines()[0] == "run.pl"
+
+
+def test_a_slash_at_the_end_is_no_other_checkout(setting: Setting) -> None:
+    assert setting.run("--stage", "11", ESPNET_ROOT=f"{setting.checkout}/").returncode == 0
+    done = setting.run("--stage", "11")
+    assert done.returncode == 0 and "until now" not in done.stdout
 
 
 def test_sclite_off_path(setting: Setting) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import corpus_counts
 import numpy as np
 import prepare_aishell
 import pytest
@@ -86,6 +87,77 @@ def test_what_does_not_match_is_left_out_and_counted(
     assert "1 recordings without transcript left out" in output.out
     assert "2 transcripts have no recording" in output.err
     assert "W0999" not in (data / "train/text").read_text(encoding="utf-8")
+
+
+def test_recording_shorter_than_its_header_says(
+    aishell: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav = aishell / "data_aishell/wav/dev/S0724/BAC009S0724W0121.wav"
+    wav.write_bytes(wav.read_bytes()[:-1000])
+    data = prepare(aishell)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"prepare_aishell.py: warning: 1 recordings are shorter than their headers say, first {wav}"
+    )
+    assert (data / "dev/wav.scp").is_file()
+    # A chunk after the samples is nothing unusual.
+    write_wav(wav)
+    wav.write_bytes(wav.read_bytes() + b"LIST\4\0\0\0INFO")
+    prepare(aishell)
+    assert "warning" not in capsys.readouterr().err
+
+
+COUNTS = {
+    "wavs": 6,
+    **{"train_utterances": 3, "dev_utterances": 1, "test_utterances": 1},
+    **{"train_characters": 18, "dev_characters": 6, "test_characters": 6},
+    "tokens": 6 + 3,
+}
+
+
+def test_counts_that_are_expected(aishell: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_wav(aishell / "data_aishell/wav/train/S0002/BAC009S0002W0999.wav")
+    arguments = ["--aishell", str(aishell), "--data_dir", str(aishell / "data"), "--expect"]
+    corpus_counts.write_expectation(aishell / "counts", COUNTS)
+    prepare_aishell.main([*arguments, str(aishell / "counts")])
+    found = ", ".join(f"{name} {number} (as expected)" for name, number in COUNTS.items())
+    assert found in capsys.readouterr().out
+    (aishell / "data/dev/text").unlink()
+    for name, number in COUNTS.items():
+        wrong = f"wavs=6,{name}={number + 1}"
+        with pytest.raises(
+            UserError, match=f"data_aishell: {name} {number} instead of {number + 1};"
+        ):
+            prepare_aishell.main([*arguments, wrong])
+    assert not (aishell / "data/dev/text").exists()
+
+
+@pytest.mark.parametrize(
+    ("expect", "message"),
+    [
+        ("complete", r"--expect complete: full, none, name=number,... or a file is needed"),
+        (
+            "wavs=6,speakers=3",
+            r"'speakers=3' in wavs=6,speakers=3: .* of the names wavs, train_utt",
+        ),
+        ("wavs=six", "'wavs=six' in"),
+        ("wavs=6,", None),
+    ],
+)
+def test_forms_of_expectations(expect: str, message: str | None) -> None:
+    if message is None:
+        assert corpus_counts.read_expectation(expect) == {"wavs": 6}
+    else:
+        with pytest.raises(UserError, match=message):
+            corpus_counts.read_expectation(expect)
+
+
+def test_counts_of_aishell_1() -> None:
+    """120,098 + 14,326 + 7,176 utterances; of the 141,925 recordings 325 have no transcript."""
+    full = corpus_counts.read_expectation("full")
+    utterances = sum(full[f"{name}_utterances"] for name in prepare_aishell.SETS)
+    assert full["wavs"] - utterances == 325
+    assert corpus_counts.read_expectation("none") == {}
 
 
 def break_transcript(text: str):

@@ -16,16 +16,17 @@ case "$1 $2" in
     "-m pip") echo "$@" >>"$PIP_CALLS"; exit "${PIP_STATUS:-0}" ;;
 esac
 """
+NOTHING = "#!/bin/sh\n"
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     (tmp_path / "local").mkdir()
-    for name in ("setup_env.sh", "parse_options.sh", "sclite.sh", "fetch_deb.sh"):
+    for name in ("setup_env.sh", "parse_options.sh", "sclite.sh", "espeak.sh", "fetch_deb.sh"):
         shutil.copy(ROOT / "local" / name, tmp_path / "local" / name)
     (tmp_path / "setup.py").write_text("first version")
     (tmp_path / "bin").mkdir()
-    for name, text in (("python3", PYTHON), ("sclite", "#!/bin/sh\n")):
+    for name, text in (("python3", PYTHON), ("sclite", NOTHING), ("espeak-ng", NOTHING)):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     return tmp_path

@@ -44,6 +44,14 @@ def test_differences() -> None:
     assert differences(description(), description(arguments=arguments)) == ["the arguments"]
 
 
+def test_other_numbers_of_processes_go_on_with_the_same_training() -> None:
+    arguments = description()["arguments"]
+    assert isinstance(arguments, list)
+    more = [*("--multiprocessing_distributed", "true", "--dist_launcher", "slurm"), "--ngpu", "4"]
+    more += ["--dist_init_method", "file:///exp/.dist_init_a", "--dist_backend", "gloo"]
+    assert differences(description(), description(arguments=arguments + more)) == []
+
+
 def write_epochs(experiment: Path, last: int) -> None:
     """What ESPnet leaves after some epochs; the models differ by epoch."""
     for epoch in range(1, last + 1):

@@ -17,7 +17,9 @@ VOCABULARY = {"conformer": 4233, "mini": 102, "fillets": 34, "librispeech": 1000
 
 
 def corpus_of(name: str) -> str:
-    return name.removesuffix(".yaml").rpartition("_")[2]
+    """Last part of a configuration's name; of AISHELL-1's size is what names no other corpus."""
+    last = name.removesuffix(".yaml").rpartition("_")[2]
+    return last if last in VOCABULARY else "conformer"
 
 
 def write_tokens(folder: Path, size: int) -> Path:
@@ -87,6 +89,36 @@ def test_share_of_the_teachers_encoder_layers(corpus: str, limit: float, tmp_pat
     assert student["encoder_layer_params"] / teacher["encoder_layer_params"] <= limit
     if corpus == "conformer":
         assert round(teacher["total_params"] / 1e6, 2) == 46.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "teacher", "total"),
+    [
+        ("train_speechmoe.yaml", "train_teacher_conformer.yaml", 151_561_883),
+        ("train_speechmoe_mini.yaml", "train_teacher_mini.yaml", 3_293_298),
+    ],
+)
+def test_speechmoe_is_the_teacher_with_experts_and_an_embedding_network(
+    name: str, teacher: str, total: int, tmp_path: Path
+) -> None:
+    """d and h: width and hidden width of encoder and network; E experts, b blocks, V tokens."""
+    dense, _ = parameters(teacher, tmp_path)
+    settings = yaml.safe_load((CONF / name).read_text("utf-8"))["encoder_conf"]
+    d, h, b = (settings[key] for key in ("output_size", "linear_units", "num_blocks"))
+    network = settings["embedding_network"]
+    assert (network["output_size"], network["linear_units"]) == (d, h)
+    num_experts = settings["experts"]["num_experts"]
+    feed_forward = 2 * d * h + h + d
+    experts = b * ((num_experts - 1) * feed_forward + num_experts * 2 * d)
+    block = dense["encoder_layer_params"] // b
+    # linear input layer, its norm, blocks of the teacher's kind, final norm
+    embedding = d * d + d + 2 * d + network["num_blocks"] * block + 2 * d
+    ctc = d * VOCABULARY[corpus_of(name)] + VOCABULARY[corpus_of(name)]
+    found, _ = parameters(name, tmp_path)
+    assert found["encoder_layer_params"] == dense["encoder_layer_params"] + experts
+    assert found["encoder_params"] == dense["encoder_params"] + experts + embedding
+    assert found["total_params"] == dense["total_params"] + experts + embedding + ctc == total
 
 
 @pytest.mark.slow

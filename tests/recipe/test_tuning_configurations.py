@@ -13,11 +13,19 @@ from tiny_recipe import ROOT
 
 TEACHER, MAIN = "train_teacher_conformer", "train_moe_share_conformer"
 TUNING = sorted(path.stem for path in (ROOT / "conf/tuning").glob("*.yaml"))
+SYSTEMS = [
+    *(
+        f"train_low_rank_share_{level}_conformer"
+        for level in ("blocks", "modules", "parts", "factors")
+    ),
+    *("train_speechmoe", "train_omni_router", "train_omni_router_transformer"),
+    *("train_switch", "train_switch_transformer"),
+]
 DOCUMENT = ROOT / "docs/configurations.md"
 
 
 def file_of(name: str) -> Path:
-    return Path("conf" if name in (TEACHER, MAIN) else "conf/tuning", f"{name}.yaml")
+    return Path("conf/tuning" if name in TUNING else "conf", f"{name}.yaml")
 
 
 def options(name: str) -> dict[str, Any]:
@@ -136,7 +144,7 @@ def test_header_says_what_it_is_for(name: str) -> None:
 
 def test_documentation_says_what_each_is_for() -> None:
     document = DOCUMENT.read_text("utf-8")
-    for name in TUNING:
+    for name in (*TUNING, *SYSTEMS):
         assert f"`{name}.yaml`" in document
 
 
@@ -146,20 +154,31 @@ def profiles() -> dict[str, Any]:
 
     return {
         name: dataclasses.replace(profile(ROOT / file_of(name)), config=str(file_of(name)))
-        for name in (TEACHER, MAIN, *TUNING)
+        for name in (TEACHER, MAIN, *TUNING, *SYSTEMS)
     }
 
 
 @pytest.mark.slow
 def test_table_of_the_documentation(profiles: dict[str, Any]) -> None:
-    """If this fails, paste what the command above the table in the document prints."""
+    """If this fails, paste what the commands above the tables in the document print."""
     from espnet_moe_share.profiling.report import as_markdown
 
     table = as_markdown(list(profiles.values())).splitlines()
+    heading, rows = table[:2], table[2:]
     lines = DOCUMENT.read_text("utf-8").splitlines()
-    start = lines.index(table[0])
-    shown = lines[start : lines.index("", start)]
-    assert sorted(shown) == sorted(table)  # how a shell sorts file names depends on its locale
+    starts = [number for number, line in enumerate(lines) if line == heading[0]]
+    assert len(starts) == 2
+    shown: list[str] = []
+    for start in starts:
+        shown += lines[start + 2 : lines.index("", start)]
+    assert sorted(shown) == sorted(rows)  # how a shell sorts file names depends on its locale
+
+
+def test_the_other_systems_train_like_the_main_one() -> None:
+    """Features, decoder, batches and optimiser; only encoder and model are theirs."""
+    for name in SYSTEMS:
+        changed = differences(name, MAIN)
+        assert all(key.startswith(("encoder", "model_conf.")) for key in changed), (name, changed)
 
 
 @pytest.mark.slow

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# AISHELL-1, or a miniature of it: teacher, student, beam search and sclite tables.
-#   ./run.sh                                      the miniature (default)
+# AISHELL-1, or a stand-in for it: teacher, student, beam search and sclite tables.
+#   ./run.sh                                      a miniature, from recorded syllables (default)
 #   ./run.sh --corpus mini_noisy                  the miniature with noise and fewer sentences
-#   ./run.sh --corpus aishell --aishell DIR       the real corpus
+#   ./run.sh --corpus aishell --ngpu 4            AISHELL-1 itself, downloaded (16 GB)
+#   ./run.sh --corpus aishell --aishell DIR       ... from a copy, unpacked or not, which is only read
+#   ./run.sh --corpus espeak                      AISHELL-1's layout in any size, synthetic speech
 #   ./run.sh --teacher_config none --asr_config conf/FILE.yaml    one configuration alone
+# Options of the corpora: local/data.sh --corpus CORPUS --help
 # Every option of local/teacher_student.sh and local/asr.sh can follow.
 set -euo pipefail
 RECIPE_COMMAND=$(printf '%q ' "$0" "$@")
 export RECIPE_COMMAND
-# A checkout of ESPnet whose asr.sh is to be used; docs/espnet_checkout.md
-export ESPNET_ROOT=${ESPNET_ROOT-}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=egs2/aishell/asr1/path.sh
 . ./path.sh
@@ -19,33 +20,30 @@ corpus_opts=()
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --corpus | --gcin_voice | --gcin-voice | --aishell)
-            [ $# -ge 2 ] || { echo "run.sh: error: option $1 needs a value" >&2 && exit 2; }
-            set -- "$1=$2" "${@:3}"
-            ;;
-        --corpus=*)
-            corpus=${1#*=}
-            shift
-            ;;
-        --gcin_voice=* | --gcin-voice=* | --aishell=*)
-            name=${1%%=*}
-            corpus_opts+=("${name//-voice/_voice}" "${1#*=}")
-            shift
-            ;;
         --help | -h)
             # the comment above is this script's own part
             sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
             exec local/teacher_student.sh --help
             ;;
-        *)
-            options+=("$1")
-            shift
+        --*=*) ;;
+        --*)
+            [ $# -ge 2 ] || { echo "run.sh: error: option $1 needs a value" >&2 && exit 2; }
+            set -- "$1=$2" "${@:3}"
             ;;
     esac
+    case "$1" in
+        --corpus=*) corpus=${1#*=} ;;
+        --aishell=* | --downloads=* | --data[_-]url=* | --checksums=* | --remove[_-]archive=* | --expect=* | \
+            --gcin[_-]voice=* | --vocabulary=* | --untranscribed=* | --*[_-]sentences=* | --*[_-]speakers=*)
+            corpus_opts+=("${1%%=*}" "${1#*=}")
+            ;;
+        *) options+=("$1") ;;
+    esac
+    shift
 done
 
 case "${corpus}" in
-    mini | mini_noisy)
+    mini | mini_noisy | espeak)
         defaults=(
             --lang "${corpus}_zh"
             --train_set "${corpus}_train" --valid_set "${corpus}_dev" --test_sets "${corpus}_test"
@@ -67,7 +65,7 @@ case "${corpus}" in
         )
         ;;
     *)
-        echo "run.sh: error: --corpus ${corpus}: mini, mini_noisy or aishell is needed" >&2
+        echo "run.sh: error: --corpus ${corpus}: mini, mini_noisy, espeak or aishell is needed" >&2
         exit 2
         ;;
 esac

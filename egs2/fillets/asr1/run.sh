@@ -7,8 +7,6 @@
 set -euo pipefail
 RECIPE_COMMAND=$(printf '%q ' "$0" "$@")
 export RECIPE_COMMAND
-# A checkout of ESPnet whose asr.sh is to be used; docs/espnet_checkout.md
-export ESPNET_ROOT=${ESPNET_ROOT-}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=egs2/fillets/asr1/path.sh
 . ./path.sh
