@@ -30,6 +30,12 @@ nbpe=30
 bpemode=unigram
 bpe_char_cover=1.0
 allow_unk=false
+use_lm=false
+lm_tag=
+lm_exp=
+lm_stats_dir=
+lm_config=
+lm_args=
 asr_tag=
 asr_exp=
 asr_stats_dir=
@@ -41,13 +47,18 @@ asr_text_fold_length=150
 inference_tag=
 inference_config=
 inference_args=
+inference_lm=valid.loss.ave.pth
 inference_asr_model=valid.acc.ave.pth
 train_set=
 valid_set=
 test_sets=
 bpe_train_text=
+lm_train_text=
+lm_dev_text=
+lm_test_text=
 lang=noinfo
 score_opts=
+lm_fold_length=150
 
 # shellcheck disable=SC2034  # read by parse_options.sh
 help_message="Usage: $0 --train_set NAME --valid_set NAME --test_sets \"NAME ...\" [options]
@@ -70,11 +81,17 @@ Options are those of ESPnet's asr.sh; in brackets the default.
   --token_type               char, bpe or word [${token_type}]
   --nbpe, --bpemode, --bpe_char_cover, --bpe_train_text   for bpe [${nbpe}, ${bpemode}, ${bpe_char_cover}, training text]
   --allow_unk                read a character that the training text lacks as <unk> instead of stopping [${allow_unk}]
+  --use_lm                   train a language model and decode with it [${use_lm}]
+  --lm_config, --lm_args     its training configuration, further options of lm_train
+  --lm_tag, --lm_exp, --lm_stats_dir   names in place of those derived from the configuration
+  --lm_train_text, --lm_dev_text, --lm_test_text   texts, ids first [those of training, validation and first test set]
+  --inference_lm             language model that decoding uses [${inference_lm}]
   --lang                     part of directory names [${lang}]
   --asr_config, --asr_args   training configuration, further options of asr_train
   --asr_tag, --asr_exp, --asr_stats_dir    names in place of those derived from the configuration
   --feats_normalize          global_mvn or utterance_mvn [${feats_normalize}]
-  --asr_speech_fold_length, --asr_text_fold_length   for batch_type folded [${asr_speech_fold_length}, ${asr_text_fold_length}]
+  --asr_speech_fold_length, --asr_text_fold_length, --lm_fold_length
+                             for batch_type folded [${asr_speech_fold_length}, ${asr_text_fold_length}, ${lm_fold_length}]
   --inference_config, --inference_args, --inference_tag   decoding configuration, options, name
   --inference_asr_model      model that is decoded [${inference_asr_model}]
   --score_opts               further options of sclite"
@@ -106,9 +123,9 @@ die() {
 for name in stage stop_stage ngpu num_nodes nj inference_nj nbpe; do
     [[ "${!name}" =~ ^[0-9]+$ ]] || die "--${name} ${!name}: a number is needed"
 done
-[[ "${dumpdir}${expdir}${asr_tag}${asr_exp}" != *[[:space:]]* ]] ||
+[[ "${dumpdir}${expdir}${asr_tag}${asr_exp}${lm_tag}${lm_exp}" != *[[:space:]]* ]] ||
     die "directory names and tags must not hold spaces, which ESPnet splits at"
-for file in "${asr_config}" "${inference_config}"; do
+for file in "${asr_config}" "${inference_config}" "${lm_config}"; do
     [ -z "${file}" ] || [ -f "${file}" ] || die "${file}: no such configuration"
 done
 
@@ -122,7 +139,8 @@ test_sets=${eval_sets}
 [ "${skip_eval}" = true ] || [ -n "${eval_sets}" ] || die "--test_sets is required"
 
 [ "${skip_data_prep}" = false ] || skip_stages+=" 1 2 3 4 5"
-[ "${skip_train}" = false ] || skip_stages+=" 2 4 5 10 11"
+[ "${skip_train}" = false ] || skip_stages+=" 2 4 5 6 7 8 10 11"
+[ "${use_lm}" = true ] || skip_stages+=" 6 7 8"
 [ "${skip_eval}" = false ] || skip_stages+=" 12 13"
 [ "${skip_packing}" = false ] || skip_stages+=" 14"
 
@@ -150,18 +168,30 @@ for directory in data "${dumpdir}" "${expdir}"; do
 done
 
 data_feats=${dumpdir}/raw
-token_directory=data/${lang}_token_list/${token_type}
-[ "${lang}" != noinfo ] || token_directory=data/token_list/${token_type}
-bpemodel=none
-if [ "${token_type}" = bpe ]; then
-    token_directory+=_${bpemode}${nbpe}
-    bpemodel=${token_directory}/bpe.model
-fi
+token_directory=$(token_directory)
 token_list=${token_directory}/tokens.txt
+bpemodel=none
+[ "${token_type}" != bpe ] || bpemodel=${token_directory}/bpe.model
 : "${asr_tag:=$(experiment_tag "${asr_config}" "${asr_args}")}"
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
 : "${asr_stats_dir:=${expdir}/asr_stats_$(data_tag)${speed_perturb_factors:+_sp}}"
-: "${inference_tag:=$(decoding_tag "${inference_config}" "${inference_args}" "${inference_asr_model}")}"
+: "${lm_tag:=$(language_model_tag "${lm_config}" "${lm_args}")}"
+: "${lm_exp:=${expdir}/lm_${lm_tag}}"
+: "${lm_stats_dir:=${expdir}/lm_stats$(token_tag)}"
+lm_files=()
+[ "${use_lm}" = false ] || lm_files=("${lm_exp}/config.yaml" "${lm_exp}/${inference_lm}")
+: "${inference_tag:=$(decoding_tag "${inference_config}" "${inference_args}" "${inference_asr_model}" \
+    "${lm_files[0]+${lm_exp}}" "${inference_lm}")}"
+if wanted 12 && ! wanted 7; then
+    for file in "${lm_files[@]}"; do
+        [ -f "${file}" ] || die "${file}: no such file; train the language model (stages 6 and 7), or --use_lm false"
+    done
+fi
+: "${bpe_train_text:=data/${train_set}/text}" "${lm_train_text:=data/${train_set}/text}"
+: "${lm_dev_text:=${data_feats}/org/${valid_set}/text}"
+read -r first_test _ <<<"${test_sets:-org/${valid_set}}"
+: "${lm_test_text:=${data_feats}/${first_test}/text}"
+lm_text=${data_feats}/lm_train.txt
 # The same interpreter for ESPnet's programs and for our helpers.
 py=${python%% *}
 
@@ -201,13 +231,15 @@ if wanted 4; then
         "${py}" local/filter_lengths.py "${data_feats}/org/${dset}" "${data_feats}/${dset}" --fs "${fs}" \
             --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}"
     done
+    # shellcheck disable=SC2086
+    "${py}" local/join_texts.py ${lm_train_text} --output "${lm_text}"
     end
 fi
 
 if wanted 5; then
     begin 5 "token list (${token_type}): ${token_list}"
-    training_text=${data_feats}/org/${train_set}/text
-    [ "${token_type}" != bpe ] || training_text=${bpe_train_text:-${training_text}}
+    training_text=${lm_text}
+    [ "${token_type}" != bpe ] || training_text=${bpe_train_text}
     texts=("${train_dir}/text" "${valid_dir}/text")
     for dset in ${test_sets}; do
         texts+=("${data_feats}/${dset}/text")
@@ -218,9 +250,9 @@ if wanted 5; then
     end
 fi
 
-if wanted 6 || wanted 7 || wanted 8 || wanted 9; then
-    echo "Stages 6-9 (language models) are skipped: these recipes use none"
-fi
+# Stages 6, 7 and 8. Stage 9, an n-gram model, is not offered.
+# shellcheck source=local/language_model.sh
+. local/language_model.sh
 
 # Arguments that stages 10 and 11 share. asr_args and inference_args are split at spaces, as in asr.sh.
 train_args=(
@@ -260,7 +292,7 @@ if wanted 11; then
         train_args+=(--multiprocessing_distributed true)
     fi
     # shellcheck disable=SC2086
-    "${py}" local/train.py --experiment "${asr_exp}" --stats "${asr_stats_dir}" \
+    "${py}" local/train.py --experiment "${asr_exp}" \
         ${asr_config:+--config "${asr_config}"} -- \
         "${launcher[@]}" ${python} -m espnet2.bin.asr_train --ngpu "${ngpu}" --resume true --output_dir "${asr_exp}" \
         --fold_length "$((asr_speech_fold_length * 100))" --fold_length "${asr_text_fold_length}" \
@@ -276,15 +308,17 @@ if wanted 12; then
     begin 12 "decoding: ${asr_exp}/${inference_tag}"
     decode_ngpu=0
     [ "${gpu_inference}" = false ] || decode_ngpu=1
+    lm_options=()
+    [ "${use_lm}" = false ] || lm_options=(--lm_train_config "${lm_files[0]}" --lm_file "${lm_files[1]}")
     for dset in ${eval_sets}; do
         # shellcheck disable=SC2086
         "${py}" local/decode.py --data "${data_feats}/${dset}" --output "${asr_exp}/${inference_tag}/${dset}" \
             --nj "${inference_nj}" \
-            --depends "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}" ${inference_config} -- \
+            --depends "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}" ${inference_config} "${lm_files[@]}" -- \
             ${python} -m espnet2.bin.asr_inference --ngpu "${decode_ngpu}" \
             --data_path_and_name_and_type "${data_feats}/${dset}/wav.scp,speech,sound" \
             --asr_train_config "${asr_exp}/config.yaml" --asr_model_file "${asr_exp}/${inference_asr_model}" \
-            ${inference_config:+--config "${inference_config}"} ${inference_args}
+            "${lm_options[@]}" ${inference_config:+--config "${inference_config}"} ${inference_args}
     done
     end
 fi
@@ -304,7 +338,12 @@ if wanted 14; then
     packed=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
     begin 14 "packing: ${packed}"
     options=()
-    for file in "${asr_stats_dir}/train/feats_stats.npz" "${bpemodel}" "${asr_exp}/RESULTS.md" "${asr_exp}/images"; do
+    files=("${asr_stats_dir}/train/feats_stats.npz" "${bpemodel}" "${asr_exp}/RESULTS.md" "${asr_exp}/images")
+    if [ "${use_lm}" = true ]; then
+        options=(--lm_train_config "${lm_files[0]}" --lm_file "${lm_files[1]}")
+        files+=("${lm_exp}/perplexity_test/ppl" "${lm_exp}/images")
+    fi
+    for file in "${files[@]}"; do
         [ ! -e "${file}" ] || options+=(--option "${file}")
     done
     ${python} -m espnet2.bin.pack asr --asr_train_config "${asr_exp}/config.yaml" \

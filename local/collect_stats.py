@@ -1,12 +1,14 @@
-"""Stage 10: lengths of all utterances and global mean and variance, in parallel jobs.
+"""Stage 10: lengths of all utterances and global mean and variance; stage 6: lengths of texts.
 
-Appends to the command what differs between jobs, then aggregates with ESPnet's own function. The
-result depends on the data, the token list and the frontend only, so models share it.
+Runs the command in parallel jobs, with what differs between them appended, and aggregates with
+ESPnet's own function. The result depends on the data, the token list and the frontend only, so
+models share it.
 """
 
 import argparse
 import hashlib
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -39,6 +41,29 @@ def relevant_options(config: Path | None, command: list[str]) -> dict[str, objec
     return options
 
 
+@dataclass(frozen=True)
+class Data:
+    """What statistics are collected of: a data directory, or a text with ids (language model)."""
+
+    path: Path
+
+    @property
+    def keys(self) -> Path:
+        """The list whose first column is divided among the jobs."""
+        return self.path if self.path.is_file() else self.path / "wav.scp"
+
+    @property
+    def shape(self) -> str:
+        """Name of the file in which a job lists the lengths that it has found."""
+        return "text_shape" if self.path.is_file() else "speech_shape"
+
+    def digest(self) -> str:
+        """Changes when the data do."""
+        if self.path.is_file():
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return fingerprint(self.path)
+
+
 def append_vocabulary_size(stats: Path, token_type: str, size: int) -> None:
     """Write text_shape.<token_type>: text_shape with `,size` at each line's end, for batch bins."""
     for subset in ("train", "valid"):
@@ -49,21 +74,22 @@ def append_vocabulary_size(stats: Path, token_type: str, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--train", type=Path, required=True, help="training data directory")
-    parser.add_argument("--valid", type=Path, required=True, help="validation data directory")
+    data = "data directory, or a language model's text with ids"
+    parser.add_argument("--train", type=Path, required=True, help=f"training {data}")
+    parser.add_argument("--valid", type=Path, required=True, help=f"validation {data}")
     parser.add_argument("--token_list", type=Path, required=True)
     parser.add_argument("--token_type", required=True)
     parser.add_argument("--feats_normalize", default="global_mvn")
     parser.add_argument("--config", type=Path, help="training configuration")
     parser.add_argument("--output", type=Path, required=True, help="statistics directory")
     parser.add_argument("--nj", type=int, default=4, help="number of jobs")
-    parser.add_argument("command", nargs="+", help="espnet2.bin.asr_train with its arguments")
+    parser.add_argument("command", nargs="+", help="asr_train or lm_train with its arguments")
     args = parser.parse_args()
+    subsets = {"train": Data(args.train), "valid": Data(args.valid)}
     if args.config is not None and not args.config.is_file():
         raise UserError(f"{args.config}: no such training configuration")
     made_from: dict[str, object] = {
-        "train": fingerprint(args.train),
-        "valid": fingerprint(args.valid),
+        **{subset: data.digest() for subset, data in subsets.items()},
         "tokens": hashlib.sha256(args.token_list.read_bytes()).hexdigest(),
         "token_type": args.token_type,
         "normalize": args.feats_normalize,
@@ -72,15 +98,15 @@ def main() -> None:
     if is_current(args.output, made_from):
         print(f"{args.output}: up to date")
         return
-    smallest = min(len(read_columns(d / "wav.scp")) for d in (args.train, args.valid))
-    count = max(1, min(args.nj, smallest))
+    sizes = [len(read_columns(data.keys)) for data in subsets.values()]
+    count = max(1, min(args.nj, *sizes))
     logs = args.output.parent / f".{args.output.name}.log"
     shutil.rmtree(logs, ignore_errors=True)
     with whole_directory(args.output, made_from) as temporary:
         parts = range(1, count + 1)
-        for subset, directory in (("train", args.train), ("valid", args.valid)):
+        for subset, data in subsets.items():
             outputs = [temporary / "logdir" / f"{subset}.{n}.scp" for n in parts]
-            split_keys(directory / "wav.scp", outputs)
+            split_keys(data.keys, outputs)
         jobs = []
         for n in parts:
             specific = ["--train_shape_file", str(temporary / "logdir" / f"train.{n}.scp")]
@@ -91,10 +117,9 @@ def main() -> None:
             jobs.append(Job(f"statistics job {n}", [*args.command, *specific], log))
         print(f"{count} jobs; logs: {logs}/stats.*.log", flush=True)
         logdirs = [temporary / "logdir" / f"stats.{n}" for n in parts]
-        shapes = [d / subset / "speech_shape" for d in logdirs for subset in ("train", "valid")]
+        shapes = [d / subset / data.shape for d in logdirs for subset, data in subsets.items()]
         counted = GrowingFiles(shapes, "\n")
-        total = sum(len(read_columns(d / "wav.scp")) for d in (args.train, args.valid))
-        with progress_bar(total=total, desc="statistics") as bar:
+        with progress_bar(total=sum(sizes), desc="statistics") as bar:
             run_jobs(jobs, threads=1, watch=lambda: bar.update(counted.added()))
         from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 

@@ -6,6 +6,7 @@ Appends to the command what differs between jobs and joins what they wrote into
 
 import argparse
 import hashlib
+import itertools
 import json
 import shutil
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from command_line import UserError, run, written_whole
 from data_directory import STAMP, fingerprint, read_columns, write_columns
+from experiment import training_options
 from jobs import Job, exclusive, run_jobs
 from progress import GrowingFiles, progress_bar
 from split_keys import split_keys
@@ -25,6 +27,25 @@ def describe(data: Path, files: list[Path], command: list[str], jobs: int) -> di
     digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     arguments = command[command.index("-m") :] if "-m" in command else command
     return {"data": fingerprint(data), "files": digests, "command": arguments, "nj": jobs}
+
+
+def check_language_model(command: list[str]) -> None:
+    """Refuse a language model of other tokens, whose scores would be those of other words.
+
+    Raises:
+        UserError: the token lists differ.
+    """
+    options = dict(itertools.pairwise(command))
+    configs = [options.get(f"--{kind}_train_config") for kind in ("asr", "lm")]
+    if not all(configs):
+        return
+    asr, lm = (Path(str(config)) for config in configs)
+    lists = [training_options(config.parent).get("token_list") for config in (asr, lm)]
+    if lists[0] != lists[1]:
+        raise UserError(
+            f"{lm} has another token list than {asr}; train the language model on the tokens of "
+            "this recipe (stages 6 and 7)"
+        )
 
 
 def join(parts: list[Path], utterances: dict[str, str], output: Path) -> None:
@@ -54,7 +75,10 @@ def main() -> None:
     output: Path = args.output
     for path in args.depends:
         if not path.is_file():
-            raise UserError(f"{path}: no such file; is the model trained (stage 11)?")
+            raise UserError(
+                f"{path}: no such file; is the model trained (stage 11; a language model: 7)?"
+            )
+    check_language_model(args.command)
     utterances = read_columns(args.data / "wav.scp")
     count = max(1, min(args.nj, len(utterances)))
     logs = output / "logdir"

@@ -16,7 +16,8 @@ asr_args=
 asr_tag=
 inference_asr_model=valid.acc.ave.pth
 # shellcheck disable=SC2034  # these are read by experiment_name.sh
-lang=noinfo token_type=char nbpe=30 feats_type=raw speed_perturb_factors=
+lang=noinfo token_type=char nbpe=30 bpemode=unigram feats_type=raw speed_perturb_factors=
+allow_unk=false
 python="python3 -m espnet_moe_share.launch"
 
 usage() {
@@ -28,6 +29,7 @@ Usage: $0 --teacher_config FILE|none --asr_config FILE [options of asr.sh]
   --asr_config          configuration of the student
   --asr_args            options of the student's training only
   --asr_tag             name of the student's experiment only
+With ESPNET_ROOT set, the asr.sh of that ESPnet checkout runs (docs/espnet_checkout.md) and takes its options, too.
 The options of asr.sh (local/asr.sh --help) apply to both models:
 MESSAGE
     local/asr.sh --help | tail -n +3
@@ -39,7 +41,10 @@ die() {
 }
 
 own_command=$(printf '%q ' "$0" "$@")
+# A checkout of ESPnet whose asr.sh is to be used (docs/espnet_checkout.md).
+export ESPNET_ROOT=${ESPNET_ROOT-}
 shared_options=()
+declare -A given=() # every option of the command line by its name
 while [ $# -gt 0 ]; do
     case "$1" in
         --help | -h)
@@ -54,11 +59,13 @@ while [ $# -gt 0 ]; do
         *) die "unexpected argument '$1'; options start with --" ;;
     esac
     name=${option#--} && name=${name//-/_}
+    given[${name}]=${value}
     case "${name}" in
-        teacher_config | teacher_exp | teacher_asr_model | stage | stop_stage | asr_config | asr_args | asr_tag)
+        teacher_config | teacher_exp | teacher_asr_model | stage | stop_stage | asr_config | asr_args | asr_tag | \
+            allow_unk)
             printf -v "${name}" '%s' "${value}"
             ;;
-        skip_eval | expdir | inference_asr_model | lang | token_type | nbpe | feats_type | \
+        skip_eval | expdir | inference_asr_model | lang | token_type | nbpe | bpemode | feats_type | \
             speed_perturb_factors | python)
             printf -v "${name}" '%s' "${value}"
             shared_options+=("--${name}" "${value}")
@@ -79,6 +86,7 @@ export RECIPE_COMMAND=${RECIPE_COMMAND:-${own_command}}
 for name in stage stop_stage; do
     [[ "${!name}" =~ ^[0-9]+$ ]] || die "--${name} ${!name}: a number is needed"
 done
+[[ "${allow_unk}" =~ ^(true|false)$ ]] || die "--allow_unk ${allow_unk}: true or false is needed"
 [ -n "${asr_config}" ] || die "--asr_config, the student's configuration, is required"
 [ -n "${teacher_config}${teacher_exp}" ] || die "--teacher_config FILE or none is required"
 for file in "${teacher_config}" "${asr_config}"; do
@@ -107,7 +115,11 @@ fi
 student_exp=${expdir}/asr_${asr_tag}
 [ "${teacher_exp}" != "${student_exp}" ] ||
     die "teacher and student would both be ${student_exp}; give the student another --asr_tag"
-if [ "${stage}" -le 13 ] && [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" = false ]; then
+if [ -n "${ESPNET_ROOT}" ]; then
+    # shellcheck source=local/espnet_checkout.sh
+    . local/espnet_checkout.sh
+    check_checkout
+elif [ "${stage}" -le 13 ] && [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" = false ]; then
     require_sclite >/dev/null
 fi
 
@@ -115,8 +127,11 @@ fi
 run_asr() {
     local first=$(($1 > stage ? $1 : stage)) last=$(($2 < stop_stage ? $2 : stop_stage))
     shift 2
-    if [ "${first}" -le "${last}" ]; then
-        local/asr.sh "${shared_options[@]}" --stage "${first}" --stop_stage "${last}" "$@"
+    [ "${first}" -le "${last}" ] || return 0
+    if [ -n "${ESPNET_ROOT}" ]; then
+        checkout_asr "${first}" "${last}" "$@"
+    else
+        local/asr.sh "${shared_options[@]}" --allow_unk "${allow_unk}" --stage "${first}" --stop_stage "${last}" "$@"
     fi
 }
 

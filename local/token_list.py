@@ -117,17 +117,8 @@ def check(texts: list[Path], token_type: str, directory: Path, allow_unk: bool) 
         print(f"warning: {message}: read as {UNKNOWN}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", type=Path, required=True, help="training text, ids first")
-    parser.add_argument("--output", type=Path, required=True, help="directory of tokens.txt")
-    parser.add_argument("--token_type", choices=["bpe", "char", "word"], required=True)
-    parser.add_argument("--nbpe", type=int, default=30, help="bpe: number of pieces")
-    parser.add_argument("--bpemode", default="unigram", help="bpe: sentencepiece's model type")
-    parser.add_argument("--bpe_char_cover", type=float, default=1.0, help="bpe: coverage")
-    parser.add_argument("--check", type=Path, nargs="*", default=[], help="texts to look through")
-    parser.add_argument("--allow_unk", choices=["true", "false"], default="false")
-    args = parser.parse_args()
+def make_list(args: argparse.Namespace) -> None:
+    """Write the token list unless it is there and was made from the same."""
     columns = read_columns(args.text)
     made_from: dict[str, object] = {
         "text": hashlib.sha256(args.text.read_bytes()).hexdigest(),
@@ -146,6 +137,23 @@ def main() -> None:
                 write_char_or_word_list(args.text, args.token_type, temporary / "tokens.txt")
             size = len((temporary / "tokens.txt").read_text(encoding="utf-8").split("\n")) - 1
         print(f"{args.output / 'tokens.txt'}: {size} tokens")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--text", type=Path, help="training text, ids first; without it the list is only checked"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="directory of tokens.txt")
+    parser.add_argument("--token_type", choices=["bpe", "char", "word"], required=True)
+    parser.add_argument("--nbpe", type=int, default=30, help="bpe: number of pieces")
+    parser.add_argument("--bpemode", default="unigram", help="bpe: sentencepiece's model type")
+    parser.add_argument("--bpe_char_cover", type=float, default=1.0, help="bpe: coverage")
+    parser.add_argument("--check", type=Path, nargs="*", default=[], help="texts to look through")
+    parser.add_argument("--allow_unk", choices=["true", "false"], default="false")
+    args = parser.parse_args()
+    if args.text is not None:
+        make_list(args)
     check(args.check, args.token_type, args.output, args.allow_unk == "true")
 
 

@@ -1,4 +1,4 @@
-"""Stage 11: train one model, resume it, or find it finished; show a line for every epoch.
+"""Stages 7 and 11: train one model, resume it, or find it finished; show a line for every epoch.
 
 ESPnet resumes whatever lies in the experiment directory. This program first makes sure that it is
 the same configuration on the same data, and that no checkpoint is half written.
@@ -27,7 +27,7 @@ FREE_OPTIONS = (
 )
 
 
-def describe(config: Path | None, stats: Path, command: list[str]) -> dict[str, object]:
+def describe(config: Path | None, command: list[str]) -> dict[str, object]:
     """What a training is: configuration, arguments, data, and the files its arguments name."""
     loaded: dict[str, object] = {}
     if config is not None:
@@ -47,11 +47,14 @@ def describe(config: Path | None, stats: Path, command: list[str]) -> dict[str, 
     # Lengths, texts and tokens: data that are made anew in the same way count as the same.
     digest = hashlib.sha256()
     texts = [a.split(",")[0] for a in arguments if a.endswith(",text,text")]
-    lists = [b for a, b in itertools.pairwise(arguments) if a == "--token_list"]
-    shapes = [str(stats / subset / "speech_shape") for subset in ("train", "valid")]
-    for name in (*shapes, *texts, *lists):
+    pairs = list(itertools.pairwise(arguments))
+    lists = [b for a, b in pairs if a == "--token_list"]
+    # The first of each: that of the speech, or of a language model's text.
+    options = ("--train_shape_file", "--valid_shape_file")
+    shapes = [next((b for a, b in pairs if a == option), "") for option in options]
+    for name in (*filter(None, shapes), *texts, *lists):
         if not Path(name).is_file():
-            raise UserError(f"{name}: no such file; run the stages before 11 first")
+            raise UserError(f"{name}: no such file; run the stages before this one first")
         digest.update(Path(name).read_bytes())
     return {
         "config": loaded,
@@ -225,20 +228,20 @@ def _seconds(text: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--experiment", type=Path, required=True, help="exp/asr_<tag>")
+    parser.add_argument("--experiment", type=Path, required=True, help="exp/<asr or lm>_<tag>")
     parser.add_argument("--config", type=Path, help="training configuration")
-    parser.add_argument("--stats", type=Path, required=True, help="statistics directory")
-    parser.add_argument("command", nargs="+", help="espnet2.bin.asr_train with its arguments")
+    parser.add_argument("command", nargs="+", help="asr_train or lm_train with its arguments")
     args = parser.parse_args()
-    wanted = json.loads(json.dumps(describe(args.config, args.stats, args.command), default=str))
+    wanted = json.loads(json.dumps(describe(args.config, args.command), default=str))
     experiment: Path = args.experiment
+    kind = "lm" if "espnet2.bin.lm_train" in args.command else "asr"
     with exclusive(experiment):
         if (experiment / RECORD).is_file() and (experiment / "checkpoint.pth").exists():
             found = json.loads((experiment / RECORD).read_text(encoding="utf-8"))
             if changed := differences(found, wanted):
                 raise UserError(
                     f"{experiment} holds a training with other settings ({', '.join(changed)} "
-                    "changed); give another --asr_tag or --expdir, or remove it"
+                    f"changed); give another --{kind}_tag or --expdir, or remove it"
                 )
             finished = experiment / FINISHED
             if finished.is_file() and json.loads(finished.read_text("utf-8")) == wanted:

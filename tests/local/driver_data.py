@@ -1,5 +1,6 @@
-"""Tiny data directories for the tests of the driver's helpers."""
+"""Tiny data directories and calls of scripts, for the tests of the driver and its helpers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,26 @@ import numpy as np
 import soundfile
 
 LOCAL = Path(__file__).parents[2] / "local"
+# Stands for local/asr.sh: notes how it was called, one argument per line.
+RECORDER = '#!/bin/sh\n{ for a in "$@"; do echo "${a:-(empty)}"; done; echo; } >>calls\n'
+
+
+def run(recipe: Path, script: str, *arguments: str, **environment: str):  # type: ignore[no-untyped-def]
+    """Call a script of a recipe; without a checkout of ESPnet unless the environment names one."""
+    command = ["bash", script, *arguments]
+    env = {**os.environ, "ESPNET_ROOT": "", **environment}
+    return subprocess.run(command, cwd=recipe, env=env, capture_output=True, text=True)
+
+
+def calls(recipe: Path) -> list[list[str]]:
+    """The arguments of every call that RECORDER has noted."""
+    return [call.splitlines() for call in (recipe / "calls").read_text().strip().split("\n\n")]
+
+
+def option(call: list[str], name: str) -> str:
+    """The last value of an option, which is the one that counts."""
+    positions = [index for index, argument in enumerate(call) if argument == name]
+    return call[positions[-1] + 1]
 
 
 def write_tone(path: Path, seconds: float, hertz: float = 440.0, rate: int = 16000) -> None:

@@ -64,6 +64,19 @@ def test_another_model_is_decoded_anew(arguments: list[str]) -> None:
     assert Path("out/text").read_text() == "s1-a two\ns1-b two\ns1-c two\ns1-d two\n"
 
 
+def test_language_model_of_other_tokens(arguments: list[str]) -> None:
+    configs = []
+    for kind, tokens in (("asr", "[A, B]"), ("lm", "[B, A]")):
+        Path(kind).mkdir()
+        Path(kind, "config.yaml").write_text(f"token_list: {tokens}\n")
+        configs += [f"--{kind}_train_config", f"{kind}/config.yaml"]
+    done = run_helper("decode.py", *arguments, *configs)
+    assert_one_line_error(done, "lm/config.yaml has another token list than asr/config.yaml")
+    assert not Path("ran").exists()
+    Path("lm/config.yaml").write_text("token_list: [A, B]\n")
+    assert run_helper("decode.py", *arguments, *configs).returncode == 0
+
+
 def test_missing_hypotheses_and_missing_model(arguments: list[str]) -> None:
     Path("lose").touch()
     done = run_helper("decode.py", *arguments)

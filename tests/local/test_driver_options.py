@@ -1,56 +1,9 @@
 """Options of local/teacher_student.sh, local/asr.sh and the recipes' run.sh."""
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-# Stands for local/asr.sh: notes how it was called, one argument per line.
-RECORDER = '#!/bin/sh\n{ for a in "$@"; do echo "$a"; done; echo; } >>calls\n'
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    """A recipe's directory in a copy of the repository's scripts."""
-    shutil.copytree(
-        ROOT / "local", tmp_path / "local", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    directory = tmp_path / "egs2" / "aishell" / "asr1"
-    # without what a run of the recipe in this checkout has left there
-    made = shutil.ignore_patterns("data", "dump", "exp", "downloads")
-    shutil.copytree(ROOT / "egs2" / "aishell" / "asr1", directory, symlinks=True, ignore=made)
-    (tmp_path / "conf").mkdir()
-    for name in ("teacher", "student"):
-        (tmp_path / "conf" / f"{name}.yaml").write_text("encoder: conformer\n")
-    return directory
-
-
-@pytest.fixture
-def recorded(recipe: Path) -> Path:
-    """The same with a driver that only notes its calls, and nothing to compare at the end."""
-    (recipe / "local" / "asr.sh").write_text(RECORDER)
-    (recipe / "local" / "compare_results.py").write_text("import sys; print(sys.argv[1:])\n")
-    return recipe
-
-
-def run(recipe: Path, script: str, *arguments: str, **environment: str):  # type: ignore[no-untyped-def]
-    command = ["bash", script, *arguments]
-    env = dict(os.environ, **environment)
-    return subprocess.run(command, cwd=recipe, env=env, capture_output=True, text=True)
-
-
-def calls(recipe: Path) -> list[list[str]]:
-    return [call.splitlines() for call in (recipe / "calls").read_text().strip().split("\n\n")]
-
-
-def option(call: list[str], name: str) -> str:
-    """The last value of an option, which is the one that counts."""
-    positions = [index for index, argument in enumerate(call) if argument == name]
-    return call[positions[-1] + 1]
-
+from driver_data import calls, option, run
 
 SYSTEMS = ("--teacher_config", "conf/teacher.yaml", "--asr_config", "conf/student.yaml")
 
@@ -159,6 +112,19 @@ def test_mistakes_in_options_of_asr_sh(recipe: Path, arguments: tuple[str, ...],
     assert done.returncode == 2, done.stderr
     assert said in done.stderr and done.stderr.count("\n") == 1
     assert not (recipe / "dump" / "raw").exists()
+
+
+def test_language_model_that_is_not_there(recipe: Path) -> None:
+    """Looked for before the hours of training that come before decoding."""
+    options = (*SETS, "--use_lm", "true", "--stage", "11", "--stop_stage", "12")
+    done = run(recipe, "local/asr.sh", *options, "--lm_config", "conf/teacher.yaml", "--lang", "zh")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "exp/lm_teacher_zh_char/config.yaml: no such file; train the language" in done.stderr
+    experiment = recipe / "exp" / "mine"
+    experiment.mkdir(parents=True)
+    (experiment / "config.yaml").write_text("")
+    done = run(recipe, "local/asr.sh", *options, "--lm_exp", "exp/mine", "--inference_lm", "b.pth")
+    assert "exp/mine/b.pth: no such file; train the language model" in done.stderr
 
 
 def test_help_of_both(recipe: Path) -> None:

@@ -117,8 +117,10 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "os.utime('exp/checkpoint.pth', (0, 0))\n"
     )
     data = ["--train_data_path_and_name_and_type", "text,text,text"]
+    for subset in ("train", "valid"):
+        data += [f"--{subset}_shape_file", f"stats/{subset}/speech_shape"]
     model = ["--model_conf", "teacher_model_file=teacher.pth"]
-    own = ["--experiment", "exp", "--stats", "stats", "--config", "config.yaml", "--"]
+    own = ["--experiment", "exp", "--config", "config.yaml", "--"]
     return [*own, sys.executable, "fake.py", *data, *model]
 
 
@@ -137,6 +139,7 @@ def test_finished_training_is_not_repeated(prepared: list[str]) -> None:
         ("config.yaml", "encoder: transformer\n", "(encoder of the configuration changed)"),
         ("teacher.pth", "other weights", "(a file that the arguments name changed)"),
         ("text", "u1 B\n", "(the data changed)"),
+        ("stats/valid/speech_shape", "u1 17000\n", "(the data changed)"),
     ],
 )
 def test_another_training_is_refused(

@@ -9,7 +9,8 @@ import yaml
 from tiny_recipe import ROOT
 
 CONF = ROOT / "conf"
-TRAINING = sorted(path.name for path in CONF.glob("train_*.yaml"))
+LANGUAGE_MODELS = sorted(path.name for path in CONF.glob("train_lm_*.yaml"))
+TRAINING = sorted({path.name for path in CONF.glob("train_*.yaml")} - {*LANGUAGE_MODELS})
 DECODING = sorted(path.name for path in CONF.glob("decode_*.yaml"))
 # Tokens of the corpora, as stage 5 counts them; a size cannot be said without.
 VOCABULARY = {"conformer": 4233, "mini": 102, "fillets": 34, "librispeech": 1000}
@@ -52,6 +53,19 @@ def test_dry_run(name: str, tmp_path: Path, unchanged_globals: None) -> None:
         # Fewer steps than updates stop the training with an error near its end.
         steps = written["max_epoch"] * written["num_iters_per_epoch"]
         assert written["scheduler_conf"]["total_steps"] == steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_dry_run_of_a_language_model(name: str, tmp_path: Path, unchanged_globals: None) -> None:
+    from espnet2.tasks.lm import LMTask
+
+    command = ["--config", str(CONF / name), "--dry_run", "true", "--ngpu", "0"]
+    command += ["--token_list", str(write_tokens(tmp_path, 102)), "--token_type", "char"]
+    LMTask.main(cmd=[*command, "--output_dir", str(tmp_path / "exp")])
+    written = yaml.safe_load((tmp_path / "exp/config.yaml").read_text("utf-8"))
+    # What --inference_lm names by default.
+    assert written["best_model_criterion"] == [["valid", "loss", "min"]]
 
 
 def parameters(name: str, folder: Path, tokens: Path | None = None) -> tuple[dict[str, int], Any]:

@@ -70,8 +70,27 @@ CONFIGURATIONS = {
         "model": "moe_share",
         "model_conf": {"ctc_weight": 0.5, "balance_weight": 0.1, "distill_weight": 1.0},
     },
-    # An untrained model likes empty texts best, which would be the same whatever was decoded.
-    "decode": {"beam_size": 4, "ctc_weight": 0.3, "ctc_window_margin": 0, "minlenratio": 0.3},
+    "lm": {
+        "lm": "seq_rnn",
+        "lm_conf": {"unit": 16, "nlayers": 1},
+        "batch_type": "sorted",
+        "batch_size": 6,
+        "num_workers": 0,
+        "max_epoch": 2,
+        "optim": "adam",
+        "optim_conf": {"lr": 0.01},
+        "best_model_criterion": [["valid", "loss", "min"]],
+        "keep_nbest_models": 2,
+        "use_matplotlib": False,
+    },
+    "decode": {
+        "beam_size": 4,
+        "ctc_weight": 0.3,
+        "lm_weight": 0.5,
+        "ctc_window_margin": 0,
+        # An untrained model likes empty texts best, which would be the same whatever was decoded.
+        "minlenratio": 0.3,
+    },
 }
 
 
@@ -126,7 +145,7 @@ class Recipe:
         directory = root / "egs2" / "aishell" / "asr1"
         own = ROOT / "egs2" / "aishell" / "asr1"
         directory.mkdir(parents=True)
-        for name in ("run.sh", "path.sh"):
+        for name in ("run.sh", "path.sh", "cmd.sh"):
             shutil.copy(own / name, directory)
         for name in ("conf", "local"):
             (directory / name).symlink_to(os.readlink(own / name))
@@ -147,7 +166,8 @@ class Recipe:
         """The interpreter of the tests first on PATH, and one thread for each process."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         root = str(self.directory.parents[2])
-        return {**os.environ, "PATH": path, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        own = {"PATH": path, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "ESPNET_ROOT": ""}
+        return {**os.environ, **own}
 
     def command(self, *options: str) -> list[str]:
         """run.sh with the tiny corpus and configurations; later options win."""

@@ -50,6 +50,7 @@ case "${corpus}" in
             --teacher_config conf/train_teacher_mini.yaml
             --asr_config conf/train_moe_share_mini.yaml
             --inference_config conf/decode_asr_mini.yaml
+            --lm_config conf/train_lm_mini.yaml
             --ngpu 0 --nj 2 --inference_nj 2
         )
         ;;
@@ -59,6 +60,7 @@ case "${corpus}" in
             --teacher_config conf/train_teacher_conformer.yaml
             --asr_config conf/train_moe_share_conformer.yaml
             --inference_config conf/decode_asr.yaml
+            --lm_config conf/train_lm_aishell.yaml
             --ngpu 1 --nj 16 --inference_nj 16
         )
         ;;
