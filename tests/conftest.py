@@ -11,19 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2``: keep what shares a trained recipe, or else a file, in one process.
-
-    The recipe takes longest and comes first, so that the other process does the rest meanwhile.
-    """
-    fixtures = [set(getattr(item, "fixturenames", ())) for item in items]
-    recipe = ["trained" in names for names in fixtures]
-    for item, uses_recipe in zip(items, recipe, strict=True):
-        group = "recipe" if uses_recipe else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    order = sorted(range(len(items)), key=lambda number: not recipe[number])
-    items[:] = [items[number] for number in order]
+    """Recipes first: with ``-n 2`` a long file must not be what one process is left with."""
+    items.sort(key=lambda item: item.path.parent.name != "recipe")
 
 
 @pytest.fixture(scope="session")
