@@ -329,8 +329,8 @@ if wanted 13; then
         "${py}" local/score.py --data "${data_feats}/${dset}" --decoded "${asr_exp}/${inference_tag}/${dset}" \
             --sclite "${sclite}" --score_opts="${score_opts}" --bpemodel "${bpemodel}"
     done
-    "${py}" local/results.py --experiment "${asr_exp}" --model "${inference_asr_model}" \
-        --command "${RECIPE_COMMAND:-${own_command}}"
+    "${py}" -m espnet_moe_share.bin.compare "${asr_exp}" --asr_model_file "${inference_asr_model}" \
+        --output "${asr_exp}/RESULTS.md" --command "${RECIPE_COMMAND:-${own_command}}"
     end
 fi
 

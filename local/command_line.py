@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
+
 
 class UserError(Exception):
     """Wrong input; the message says what was found, where, and what would be right."""
@@ -23,7 +25,7 @@ def run(main: Callable[[], None]) -> None:
     """Run `main` and turn wrong input and failing files into one line and status 1."""
     try:
         main()
-    except UserError as error:
+    except (UserError, ConfigurationError, CheckpointMismatchError) as error:
         fail(str(error))
     except BrokenPipeError:
         raise SystemExit(1) from None

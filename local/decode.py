@@ -14,10 +14,11 @@ from pathlib import Path
 
 from command_line import UserError, run, written_whole
 from data_directory import STAMP, fingerprint, read_columns, write_columns
-from experiment import training_options
 from jobs import Job, exclusive, run_jobs
 from progress import GrowingFiles, progress_bar
 from split_keys import split_keys
+
+from espnet_moe_share.comparison.experiment import training_options
 
 FILES = ("token", "token_int", "score", "text")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError, run, written_whole
-from experiment import count_parameters, training_options
-from results_table import read_summary, result_files
+
+from espnet_moe_share.comparison.experiment import count_parameters, training_options
+from espnet_moe_share.comparison.sclite import read_summary, result_files
 
 RESULT = "grid_result.json"
 

@@ -8,8 +8,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from command_line import UserError, run, written_whole
-from experiment import environment_lines
 from grid_result import RESULT
+
+from espnet_moe_share.comparison.environment import environment_lines
 
 HEADER = (
     "|system|encoder layers|total|seeds|CER|largest share|load entropy|routing entropy"

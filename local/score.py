@@ -12,7 +12,8 @@ from pathlib import Path
 
 from command_line import UserError, run, written_whole
 from data_directory import read_columns
-from results_table import read_summary
+
+from espnet_moe_share.comparison.sclite import read_summary
 
 SCORES = {"cer": "char", "wer": "word", "ter": "bpe"}
 

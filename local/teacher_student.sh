@@ -156,7 +156,7 @@ if [ "${stop_stage}" -ge 11 ]; then
     run_asr 11 14 --asr_config "${asr_config}" --asr_tag "${asr_tag}" --asr_args "${teacher_args} ${asr_args}"
 fi
 if [ "${stop_stage}" -ge 13 ] && [ "${stage}" -le 13 ] && [ "${skip_eval}" = false ]; then
-    "${python%% *}" local/compare_results.py --teacher "${teacher_exp}" --teacher_model "${teacher_asr_model}" \
-        --student "${student_exp}" --student_model "${inference_asr_model}" \
-        --output "${expdir}/RESULTS.md" --command "${RECIPE_COMMAND}"
+    "${python%% *}" -m espnet_moe_share.bin.compare "${teacher_exp}" "${student_exp}" --names teacher student \
+        --asr_model_file "${teacher_asr_model}" "${inference_asr_model}" \
+        --output "${expdir}/RESULTS.md" --figure "${expdir}/RESULTS" --command "${RECIPE_COMMAND}"
 fi

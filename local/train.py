@@ -19,6 +19,8 @@ import yaml
 from command_line import UserError, run, written_whole
 from jobs import Job, exclusive, run_jobs
 
+from espnet_moe_share.comparison.times import epoch_times
+
 RECORD, FINISHED = ".training.json", ".finished.json"
 # Changing these continues the same training.
 FREE_OPTIONS = (
@@ -215,15 +217,7 @@ def epoch_line(epoch: int, last: str, results: str) -> str:
         for name in names:
             if value := re.search(rf"(?:^|[ ,]){name}=([-+.\deinfa]+)", text):
                 parts.append(f"{label} {name} {float(value[1]):.4g},")
-    seconds = sum(_seconds(value) for value in re.findall(r"\btime=([^,]+)", train + valid))
-    return " ".join([*parts, f"{seconds:.0f} s"])
-
-
-def _seconds(text: str) -> float:
-    """Length of a time as ESPnet prints it, `1 minute and 2.5 seconds`."""
-    units = {"hour": 3600.0, "minute": 60.0, "second": 1.0}
-    found = re.findall(r"([\d.]+) (hour|minute|second)", text)
-    return sum(float(number) * units[unit] for number, unit in found)
+    return " ".join([*parts, f"{sum(epoch_times(train + valid)):.0f} s"])
 
 
 def main() -> None:

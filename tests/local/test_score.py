@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from driver_data import LOCAL, assert_one_line_error, run_helper, write_lists
-from results_table import read_summary
+
+from espnet_moe_share.comparison.sclite import read_summary
 
 REFERENCES = {"s1-a": "THE CAT SAT", "s1-b": "ON A MAT", "s2-c": "YES"}
 
