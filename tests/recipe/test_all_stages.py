@@ -12,17 +12,19 @@ from tiny_recipe import DECODED, STUDENT, TEACHER, Trained, columns, listing
 pytestmark = pytest.mark.slow
 
 # What the second call may touch: it prepares the lists, scores and packs again from what is there.
-REWRITTEN = (".lock", "RESULTS.md", ".zip")
+REWRITTEN = (".lock", "RESULTS.md", "RESULTS.png", "RESULTS.pdf", ".zip")
 
 
 def tables(text: str) -> dict[str, list[list[str]]]:
-    """Heading (or `sizes`) -> rows of the Markdown table below it, without its two header lines."""
+    """Heading (or what it is) -> rows of a Markdown table, without its two header lines."""
     found: dict[str, list[list[str]]] = {}
-    for part in re.split(r"^#+ ", text, flags=re.MULTILINE):
-        heading = part.split("\n")[0]
+    heading = ""
+    for part in text.split("\n\n"):
         rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
         if rows:
-            found["sizes" if rows[0][0] == "system" else heading] = rows[2:]
+            found[{"system": "sizes", "set": "differences"}.get(rows[0][0], heading)] = rows[2:]
+        elif part.startswith("#"):
+            heading = part.strip("# \n")
     return found
 
 
@@ -70,8 +72,16 @@ def test_results_side_by_side(trained: Trained) -> None:
     text = (directory / "exp/RESULTS.md").read_text("utf-8")
     found = tables(text)
     assert [row[0] for row in found["sizes"]] == ["teacher", "student"]
-    sizes = [int(row[1].replace(",", "")) for row in found["sizes"]]
-    assert float(found["sizes"][1][2]) == pytest.approx(sizes[1] / sizes[0], abs=5e-4)
+    sizes = [int(row[2].partition(" ")[0].replace(",", "")) for row in found["sizes"]]
+    share = float(found["sizes"][1][2].partition("(")[2].rstrip(")"))
+    assert share == pytest.approx(sizes[1] / sizes[0], abs=5e-4)
+    for row in found["sizes"]:
+        assert float(row[16]) > 0  # real-time factor, from the logs of both jobs
+        assert re.fullmatch(r"0:\d\d:\d\d \(2 epochs\)", row[17])
+    assert [row[:2] for row in found["differences"]] == [["test", "CER"], ["test", "WER"]]
+    cer = [100 * sum(map(int, row[7:10])) / int(row[10]) for row in found["sizes"]]
+    assert float(found["differences"][0][2]) == pytest.approx(cer[1] - cer[0], abs=0.006)
+    assert (directory / "exp/RESULTS.png").is_file()
     for score, name in (("WER", "score_wer"), ("CER", "score_cer")):
         assert [row[0] for row in found[score]] == [f"teacher/{DECODED}", f"student/{DECODED}"]
         for row, experiment in zip(found[score], (TEACHER, STUDENT)):
@@ -82,12 +92,12 @@ def test_results_side_by_side(trained: Trained) -> None:
     references = columns(directory / "data/test/text")
     assert int(found["CER"][0][2]) == sum(map(len, references.values()))
     # The table is shown as well, not only written.
-    assert f"|student/{DECODED}|" in trained.stdout
+    assert f"|student|{DECODED}|" in trained.stdout
     for wanted in ("seed 0", "espnet version: `espnet ", "torch version", "Git hash: ", "./run.sh"):
         assert wanted in text
     for experiment in (TEACHER, STUDENT):
         own = (directory / experiment / "RESULTS.md").read_text("utf-8")
-        assert "- seed: 0" in own and "parameters: " in own
+        assert "seed 0" in own and tables(own)["sizes"][0][2].replace(",", "").isdecimal()
         assert tables(own)["CER"][0][0] == DECODED
 
 
@@ -189,4 +199,4 @@ def test_skip_train_decodes_and_scores_what_is_there(trained: Trained) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     begun = re.findall(r"Stage (\d+): ", done.stdout)
     assert begun == ["1", "3", "12", "13", "12", "13"]
-    assert f"|student/{DECODED}|" in done.stdout
+    assert f"|student|{DECODED}|" in done.stdout
