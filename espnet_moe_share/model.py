@@ -17,6 +17,7 @@ from espnet_moe_share.distillation.teacher import Teacher
 from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, record_embedding
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.counts import count_routing
+from espnet_moe_share.experts.epoch_load import EpochLoad
 from espnet_moe_share.experts.expert_bias import LossFreeBalancing
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.load import layer_loads
@@ -120,6 +121,7 @@ class MoeShareASRModel(ESPnetASRModel):
         ]
         self.has_capacity = any(layer.capacity_factor is not None for layer in expert_layers)
         self.balancing = LossFreeBalancing(self.encoder)
+        self.epoch_load = EpochLoad()
         if balance_weight > 0 and balance_scope == "pool" and self.balancing.biases:
             raise ConfigurationError(
                 "model_conf balance_scope: pool lets each layer prefer some experts, which "
@@ -274,6 +276,7 @@ class MoeShareASRModel(ESPnetASRModel):
         batch = whole if self.batch_scope == "global" else own
         if self.training:
             self.balancing.count(whole.routing)
+            self.epoch_load.add(batch.routing)
         # ESPnet's trainer averages the processes' losses with the numbers of their utterances as
         # weights. Terms that are a part of the whole batch's already have to be added instead.
         dtype = torch.promote_types(loss.dtype, torch.float32)

@@ -6,6 +6,7 @@ espnet2 and espnet3 keep separate tables.
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from espnet_moe_share.errors import ConfigurationError
 
@@ -35,6 +36,9 @@ def _add(task: str, table: str, name: str, cls: type) -> None:
 def register() -> None:
     """Register our encoders and the model ``moe_share`` in espnet2 and espnet3.
 
+    espnet2's ASR task also gets our trainer, which draws the experts' load for TensorBoard; not
+    with DeepSpeed installed, with which ESPnet takes no trainer but its own.
+
     Calling it again changes nothing.
 
     Raises:
@@ -51,3 +55,15 @@ def register() -> None:
         _add(task, "encoder_choices", "moe_share_transformer", MoeShareTransformerEncoder)
         _add(task, "encoder_choices", "moe_share_e_branchformer", MoeShareEBranchformerEncoder)
         _add(task, "model_choices", "moe_share", MoeShareASRModel)
+    _set_trainer()
+
+
+def _set_trainer() -> None:
+    from espnet2.tasks.asr import ASRTask
+    from espnet2.train.trainer import Trainer
+
+    from espnet_moe_share.trainer import LoadFigureTrainer
+
+    # Somebody else's trainer stays.
+    if ASRTask.trainer is Trainer and find_spec("deepspeed") is None:
+        ASRTask.trainer = LoadFigureTrainer

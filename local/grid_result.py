@@ -45,11 +45,12 @@ def expert_usage(experiment: Path, model: str, wav_scp: Path) -> dict[str, Any] 
     encoder_conf = training_options(experiment).get("encoder_conf")
     if not isinstance(encoder_conf, dict) or not encoder_conf.get("experts"):
         return None
-    from espnet_moe_share.bin.expert_usage import measure, read_wav_scp
-    from espnet_moe_share.task import ASRTask
+    from espnet_moe_share.usage.data import DataDirectory, read_wav_scp
+    from espnet_moe_share.usage.measure import measure
+    from espnet_moe_share.usage.model import UsageModel
 
-    built, _ = ASRTask.build_model_from_file(experiment / "config.yaml", experiment / model)
-    return measure(built, read_wav_scp(wav_scp))
+    built = UsageModel.from_files(experiment / "config.yaml", experiment / model)
+    return measure(built, DataDirectory(read_wav_scp(wav_scp), {}, {})).usage.summary()
 
 
 def main() -> None:

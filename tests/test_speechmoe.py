@@ -172,8 +172,8 @@ def test_expert_usage(tmp_path: Path) -> None:
     (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
     arguments = ["--asr_train_config", files["teacher_config"]]
     arguments += ["--asr_model_file", files["teacher_model_file"]]
-    arguments += ["--wav_scp", str(tmp_path / "wav.scp"), "--output", str(tmp_path / "usage.json")]
+    arguments += ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "usage")]
     expert_usage(arguments)
-    layers = json.loads((tmp_path / "usage.json").read_text())["layers"]
+    layers = json.loads((tmp_path / "usage/expert_usage.json").read_text())["layers"]
     # the routers of the encoder's layers; the embedding network has none
     assert [layer["name"] for layer in layers] == [f"encoders.{n}.feed_forward" for n in range(4)]

@@ -1,82 +1,52 @@
-"""Run a trained model over recordings and say how it uses its experts.
+"""Run a trained model over a data directory and show how it uses its experts.
 
     python -m espnet_moe_share.bin.expert_usage --asr_train_config exp/asr_student/config.yaml \
-        --asr_model_file exp/asr_student/valid.acc.ave.pth --wav_scp dump/raw/test/wav.scp \
-        --output exp/asr_student/expert_usage.json
+        --asr_model_file exp/asr_student/valid.acc.ave.pth --data_dir dump/raw/test \
+        --output_dir exp/asr_student/expert_usage
+
+Writes expert_usage.json and figures (PNG and PDF); docs/expert_usage.md says what each shows.
 """
 
 import argparse
+import contextlib
+import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import soundfile
-import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
+from tqdm import tqdm
 
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
-from espnet_moe_share.experts.recording import record_routing
-from espnet_moe_share.experts.usage import ExpertUsage
-
-
-def measure(model: ESPnetASRModel, recordings: dict[str, Path]) -> dict[str, Any]:
-    """Encode recordings and tally what the routers decide.
-
-    Args:
-        model: With expert layers; set to evaluation mode.
-        recordings: Utterance id -> audio file.
-
-    Returns:
-        :meth:`espnet_moe_share.experts.usage.ExpertUsage.summary`.
-
-    Raises:
-        ConfigurationError: The model has no expert layers, or a recording cannot be read.
-    """
-    usage = ExpertUsage()
-    model.eval()
-    with torch.no_grad():
-        for name, file in recordings.items():
-            try:
-                samples, _ = soundfile.read(file, dtype="float32")
-            except (OSError, RuntimeError) as error:
-                raise ConfigurationError(f"{file} of {name}: unreadable audio ({error})") from error
-            speech = torch.from_numpy(samples).unsqueeze(0)
-            with record_routing(model.encoder) as records:
-                model.encode(speech, torch.tensor([speech.size(1)]))
-            if not records:
-                raise ConfigurationError("the model has no expert layers, so nothing to measure")
-            usage.add(records)
-    return usage.summary()
-
-
-def read_wav_scp(path: Path) -> dict[str, Path]:
-    """Read ``<utterance id> <audio file>`` lines.
-
-    Raises:
-        ConfigurationError: No such file, no line in it, or a line that is a pipe or has no file.
-    """
-    if not path.is_file():
-        raise ConfigurationError(f"{path}: no such file; a wav.scp is needed")
-    recordings: dict[str, Path] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        name, _, file = line.strip().partition(" ")
-        if not file or file.endswith("|"):
-            raise ConfigurationError(f"{path}:{number}: '<utterance id> <audio file>' is needed")
-        recordings[name] = Path(file.strip())
-    if not recordings:
-        raise ConfigurationError(f"{path}: no recordings in it")
-    return recordings
+from espnet_moe_share.files import whole_file
+from espnet_moe_share.usage.data import DataDirectory, read_data_directory
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Options, named as those of ``espnet2.bin.asr_inference``."""
-    parser = argparse.ArgumentParser(description="Measure how a trained model uses its experts.")
+    """Options, named as those of ``espnet2.bin.asr_inference`` where that has them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet_moe_share.bin.expert_usage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--asr_train_config", required=True, help="config.yaml of the training")
     parser.add_argument("--asr_model_file", required=True, help="its model, *.pth")
-    parser.add_argument("--wav_scp", type=Path, required=True, help="recordings to run it over")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        required=True,
+        help="directory with wav.scp and, as far as they are wanted, text and utt2* labels",
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="where the files go")
+    parser.add_argument("--utt_id", help="utterance to draw in full [the first]")
+    parser.add_argument(
+        "--shuffle_utts",
+        type=int,
+        default=200,
+        help="at most so many utterances are recognised again with shuffled experts [200]",
+    )
+    parser.add_argument("--font", type=Path, help="font file for the tokens [any that has them]")
+    parser.add_argument("--ngpu", type=int, default=0, help="0: on the CPU [0]")
     return parser
 
 
@@ -84,18 +54,108 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     args = get_parser().parse_args(arguments)
     try:
-        recordings = read_wav_scp(args.wav_scp)
-        from espnet_moe_share.task import ASRTask
-
-        model, _ = ASRTask.build_model_from_file(args.asr_train_config, args.asr_model_file)
-        summary = measure(model, recordings)
+        data = read_data_directory(args.data_dir)
+        traced = args.utt_id or next(iter(data.recordings))
+        if traced not in data.recordings:
+            raise ConfigurationError(f"--utt_id {traced}: not in {args.data_dir / 'wav.scp'}")
+        if args.font is not None and not args.font.is_file():
+            raise ConfigurationError(f"--font {args.font}: no such file")
+        _measure_and_draw(args, data, traced)
     except (ConfigurationError, CheckpointMismatchError) as error:
         sys.exit(f"expert_usage: error: {error}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output.with_name(f".{args.output.name}.tmp.{os.getpid()}")
-    temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(args.output)
-    print(f"{args.output}: {len(recordings)} utterances, {len(summary['layers'])} expert layers")
+
+
+def _measure_and_draw(args: argparse.Namespace, data: DataDirectory, traced: str) -> None:
+    from espnet_moe_share.plotting import save
+    from espnet_moe_share.usage.figures import (
+        MOST_LABELS,
+        label_figure,
+        load_figure,
+        routing_figure,
+        shuffle_figure,
+    )
+    from espnet_moe_share.usage.lettering import HINT, find_lettering
+
+    # ESPnet says on stderr which optional packages are missing.
+    with contextlib.redirect_stderr(io.StringIO()):
+        from espnet_moe_share.usage.measure import measure
+        from espnet_moe_share.usage.model import UsageModel
+        from espnet_moe_share.usage.utterance_figure import utterance_figure
+
+    device = "cuda" if args.ngpu > 0 else "cpu"
+    model = UsageModel.from_files(args.asr_train_config, args.asr_model_file, device)
+    if not model.has_ctc:
+        print("expert_usage: no CTC in the model, so nothing by token or of shuffling")
+    seconds = 0.5 if sys.stderr.isatty() else 30.0  # between two lines of a log
+    measured = measure(
+        *(model, data, traced, args.shuffle_utts),
+        progress=lambda names: tqdm(names, unit="utt", mininterval=seconds, maxinterval=seconds),
+    )
+    summary = measured.summary()
+    trace = measured.trace
+    assert trace is not None
+    tokens = [model.token_list[token.number] for token in trace.tokens]
+    shown = [
+        str(label["label"])
+        for kind in summary["by_label"].values()
+        for label in kind["labels"][:MOST_LABELS]
+    ]
+    lettering = find_lettering([*tokens, *shown, traced], args.font)
+    if lettering.note:
+        print(f"expert_usage: {lettering.note}; {HINT}", file=sys.stderr)
+    summary["utterance"] = _describe(model, trace)
+    with whole_file(args.output_dir / "expert_usage.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    layers = summary["layers"]
+    with lettering.used():
+        figures = {
+            "load": load_figure(
+                {layer["name"]: layer["load"] for layer in layers},
+                f"Load of the experts: {args.data_dir.name}",
+            ),
+            "routing": routing_figure(summary),
+            "utterance": utterance_figure(
+                trace,
+                [lettering.write(token) for token in tokens],
+                lettering.write(summary["utterance"]["text"]),
+                max(layer["num_experts"] for layer in layers),
+                model.sampling_rate,
+            ),
+        }
+        for name, kind in summary["by_label"].items():
+            for label in kind["labels"]:
+                label["label"] = lettering.write(label["label"])
+            what = "token (likeliest by CTC)" if name == "token" else name
+            figures[f"by_{name}"] = label_figure(kind, f"Load of the experts by {what}", name)
+        if "shuffle" in summary:
+            figures["shuffle"] = shuffle_figure(summary["shuffle"])
+        for name, figure in figures.items():
+            if lettering.note and name in ("utterance", "by_token"):
+                figure.supxlabel(lettering.note, fontsize="x-small", ha="right", x=0.99)
+            save(figure, args.output_dir / name)
+    print(
+        f"{args.output_dir}: expert_usage.json and {len(figures)} figures (png, pdf) of "
+        f"{len(data.recordings)} utterances, {len(layers)} expert layers"
+    )
+
+
+def _describe(model: Any, trace: Any) -> dict[str, Any]:
+    """The utterance's figure in numbers."""
+    frames = next(iter(trace.encoded.routings.values())).expert_ids_NK.size(0)
+    return {
+        "id": trace.utterance,
+        "seconds": len(trace.samples) / model.sampling_rate,
+        "frames": frames,
+        "text": model.text(trace.encoded),
+        "tokens": [
+            {"token": model.token_list[token.number], "begin": token.begin, "end": token.end}
+            for token in trace.tokens
+        ],
+        "experts": {
+            path: routing.expert_ids_NK.tolist() for path, routing in trace.encoded.routings.items()
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How a trained model uses its experts: tallies over many utterances, and what they say."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ class ExpertUsage:
                     (routing.expert_ids_NK[:, 0], routing.logits_NE.size(1)) for routing in routings
                 ]
                 first[path] = torch.cat([ids_N for ids_N, _ in ids])
-        for a, b in _neighbours(list(records)):
+        for a, b in combinations(records, 2):
             if a in first and b in first and first[a].numel() == first[b].numel():
                 e, f = self._choices[a].numel(), self._choices[b].numel()
                 pairs = (first[a] * f + first[b]).bincount(minlength=e * f).view(e, f).cpu()
@@ -98,14 +98,20 @@ class ExpertUsage:
             for path, choices_E in self._choices.items()
         ]
         neighbours = [
-            {
-                "names": list(paths),
-                "agreement": float(joint.diagonal().sum() / joint.sum().clamp(min=1)),
-                "mutual_information": mutual_information(joint),
-            }
-            for paths, joint in self._joint.items()
+            {"names": list(paths), **_agreement(self._joint[paths])}
+            for paths in _neighbours(list(self._choices))
+            if paths in self._joint
         ]
         return {"layers": layers, "neighbours": neighbours}
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Compare every two layers, as :meth:`summary` does neighbours."""
+        return [{"names": list(paths), **_agreement(joint)} for paths, joint in self._joint.items()]
+
+
+def _agreement(joint_EF: torch.Tensor) -> dict[str, float]:
+    same = joint_EF.diagonal().sum() / joint_EF.sum().clamp(min=1)
+    return {"agreement": float(same), "mutual_information": mutual_information(joint_EF)}
 
 
 def _neighbours(paths: Sequence[str]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from espnet_moe_share.experts.routing import Routing
-from espnet_moe_share.experts.usage import ExpertUsage, mutual_information
+from espnet_moe_share.usage.tally import ExpertUsage, mutual_information
 
 
 def routing(ids: list[int], logits: torch.Tensor | None = None) -> Routing:

@@ -1,0 +1,107 @@
+"""A Kaldi-style data directory: recordings, texts, and what is said of its utterances."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from espnet_moe_share.errors import ConfigurationError
+
+# Kaldi's and ESPnet's: a number for each utterance, or a name; no label that utterances share.
+_NO_LABELS = ("utt2num_samples", "utt2num_frames", "utt2dur", "utt2uniq")
+
+
+@dataclass(frozen=True)
+class DataDirectory:
+    """What is known of a set's utterances.
+
+    Attributes:
+        recordings: Utterance -> audio file, from ``wav.scp``.
+        texts: Utterance -> reference, from ``text``; {} without that file.
+        labels: Name of a ``utt2*`` file (``utt2spk``) -> utterance -> label.
+    """
+
+    recordings: dict[str, Path]
+    texts: dict[str, str]
+    labels: dict[str, dict[str, str]]
+
+
+def read_data_directory(path: Path) -> DataDirectory:
+    """Read ``wav.scp`` and, as far as they are there, ``text`` and all ``utt2*`` files of labels.
+
+    Raises:
+        ConfigurationError: No such directory, a file that cannot be read, or an utterance without
+            a text or a label.
+    """
+    if not path.is_dir():
+        raise ConfigurationError(f"{path}: no such data directory; one with a wav.scp is needed")
+    recordings = read_wav_scp(path / "wav.scp")
+    texts = read_column(path / "text", recordings) if (path / "text").is_file() else {}
+    labels = {
+        file.name: read_column(file, recordings)
+        for file in sorted(path.glob("utt2*"))
+        if file.is_file() and file.name not in _NO_LABELS
+    }
+    return DataDirectory(recordings, texts, labels)
+
+
+def read_wav_scp(path: Path) -> dict[str, Path]:
+    """Read ``<utterance id> <audio file>`` lines.
+
+    Raises:
+        ConfigurationError: No such file, no line in it, or a line that is a pipe or has no file.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: no such file; a wav.scp is needed")
+    recordings: dict[str, Path] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        name, _, file = line.strip().partition(" ")
+        if not file or file.endswith("|"):
+            raise ConfigurationError(f"{path}:{number}: '<utterance id> <audio file>' is needed")
+        recordings[name] = Path(file.strip())
+    if not recordings:
+        raise ConfigurationError(f"{path}: no recordings in it")
+    return recordings
+
+
+def read_column(path: Path, utterances: dict[str, Path]) -> dict[str, str]:
+    """Read ``<utterance id> <value>`` lines of the given utterances.
+
+    Raises:
+        ConfigurationError: An utterance is not in the file.
+    """
+    values: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        name, _, value = line.strip().partition(" ")
+        values[name] = value.strip()
+    for utterance in utterances:
+        if utterance not in values:
+            raise ConfigurationError(
+                f"{path}: nothing of {utterance}, which is in wav.scp; add it, or remove the file"
+            )
+    return {utterance: values[utterance] for utterance in utterances}
+
+
+def read_speech(utterance: str, file: Path, sampling_rate: int) -> np.ndarray:
+    """Read one recording.
+
+    Returns:
+        Samples (N,) between -1 and 1, float32.
+
+    Raises:
+        ConfigurationError: It cannot be read, has several channels or another rate.
+    """
+    try:
+        samples, rate = soundfile.read(file, dtype="float32")
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(f"{file} of {utterance}: unreadable audio ({error})") from error
+    if samples.ndim != 1:
+        raise ConfigurationError(
+            f"{file} of {utterance}: {samples.shape[1]} channels; one is needed"
+        )
+    if rate != sampling_rate:
+        raise ConfigurationError(
+            f"{file} of {utterance}: {rate} Hz, but the model was trained on {sampling_rate} Hz"
+        )
+    return samples
