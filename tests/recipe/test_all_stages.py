@@ -172,6 +172,18 @@ def test_student_has_learned_from_the_teacher(trained: Trained) -> None:
     assert "loss_distill" not in (trained.recipe.directory / TEACHER / "train.log").read_text()
 
 
+def test_tensorboard_shows_the_load_of_the_experts(trained: Trained) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    images = {}
+    for experiment in (TEACHER, STUDENT):
+        folder = trained.recipe.directory / experiment / "tensorboard" / "train"
+        events = EventAccumulator(str(folder)).Reload()
+        images[experiment] = {tag: events.Images(tag) for tag in events.Tags()["images"]}
+    assert images[TEACHER] == {}
+    assert [image.step for image in images[STUDENT]["expert_load"]] == [1, 2]
+
+
 def test_second_call_repeats_nothing(trained: Trained) -> None:
     recipe = trained.recipe
     before = listing(recipe.directory)
