@@ -58,14 +58,14 @@ def test_load_of_the_epochs_training_steps() -> None:
     assert "epoch 5" in axes.get_title()
     drawn = axes.images[0].get_array()
     assert drawn.shape == (4, 4)  # layers, experts
-    assert drawn.sum(axis=1) == pytest.approx([1, 1, 1, 1])
+    assert drawn.sum(axis=1).tolist() == pytest.approx([1, 1, 1, 1])
     # The same step alone, without validation and without the epoch before.
     model.epoch_load.reset()
     model.train()
     with torch.no_grad():
         model(**batch())
     assert model.epoch_load.shares() == {
-        f"encoders.{n}.feed_forward": pytest.approx(row) for n, row in enumerate(drawn)
+        f"encoders.{n}.feed_forward": pytest.approx(row) for n, row in enumerate(drawn.tolist())
     }
     assert not [key for key in model.state_dict() if "load" in key]
 

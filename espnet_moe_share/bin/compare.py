@@ -107,6 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     tables = comparison_table(systems)
     if differences:
         tables += f"\n{difference_table(systems[0], systems[1], differences)}"
+    elif len(systems) == 2:
+        tables += "\nNo set that both have decoded with options of the same name: no difference.\n"
     print(tables, end="")
     command = args.command or " ".join(
         [get_parser().prog, shlex.join(sys.argv[1:] if arguments is None else arguments)]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.usage.data import DataDirectory, read_speech
 from espnet_moe_share.usage.greedy_ctc import Token, character_errors, collapse
 from espnet_moe_share.usage.labels import ChoicesByLabel
@@ -82,7 +83,7 @@ def measure(
         progress: Wraps the utterances, to show how far it is.
 
     Raises:
-        ConfigurationError: A recording cannot be read.
+        ConfigurationError: A recording cannot be read, or is too short.
     """
     names = list(data.labels) + (["token"] if model.has_ctc else [])
     measured = Measured(ExpertUsage(), {name: ChoicesByLabel() for name in names}, ShuffleErrors())
@@ -92,7 +93,12 @@ def measure(
     conditions = draw_shuffles(model)
     for utterance in progress(utterances):
         samples = read_speech(utterance, data.recordings[utterance], model.sampling_rate)
-        encoded = model.encode(samples)
+        try:
+            encoded = model.encode(samples)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{data.recordings[utterance]} of {utterance}: {error}"
+            ) from None
         measured.usage.add({path: [routing] for path, routing in encoded.routings.items()})
         for name, labels in data.labels.items():
             measured.by_label[name].add(encoded.routings, labels[utterance])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.recording import record_routing, routing_by_layer
@@ -67,11 +68,20 @@ class UsageModel:
 
     @torch.no_grad()
     def encode(self, samples: np.ndarray) -> Encoded:
-        """Encode one recording (samples,)."""
+        """Encode one recording (samples,).
+
+        Raises:
+            ConfigurationError: It is too short.
+        """
         speech = torch.from_numpy(samples).unsqueeze(0).to(self.device)
         lengths = torch.tensor([speech.size(1)], device=self.device)
         with record_routing(self.model.encoder) as records:
-            encoder_out, _ = self.model.encode(speech, lengths)
+            try:
+                encoder_out, _ = self.model.encode(speech, lengths)
+            except TooShortUttError:
+                raise ConfigurationError(
+                    f"{len(samples)} samples are too short for the encoder; leave it out"
+                ) from None
         if isinstance(encoder_out, tuple):  # with the outputs of intermediate CTC
             encoder_out = encoder_out[0]
         tokens = self.model.ctc.argmax(encoder_out)[0].tolist() if self.has_ctc else None
@@ -102,6 +112,8 @@ class UsageModel:
 
         from espnet_moe_share.task import ASRTask
 
+        if device != "cpu" and not torch.cuda.is_available():
+            raise ConfigurationError(f"no {device} device here; run it on the CPU (--ngpu 0)")
         model, options = ASRTask.build_model_from_file(config, model_file, device)
         if options.token_type == "bpe" and not Path(str(options.bpemodel)).is_file():
             raise ConfigurationError(

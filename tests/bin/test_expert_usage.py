@@ -110,6 +110,8 @@ def test_refusals(teacher: dict[str, str], student: dict[str, str], data_dir: Pa
     (data_dir / "utt2lang").write_text("a zh\nb zh\n")
     refuse(student, "utt2lang: nothing of c, which is in wav")
     (data_dir / "utt2lang").unlink()
+    soundfile.write(data_dir / "c.wav", np.zeros(300), 16000)
+    refuse(student, "of c: 300 samples are too short for the encoder")
     soundfile.write(data_dir / "c.wav", np.zeros(9000), 8000)
     refuse(student, "of c: 8000 Hz, but the model was trained on 16000 Hz")
     (data_dir / "wav.scp").write_text("a cat x.wav |\n")
