@@ -36,9 +36,9 @@ class Lettering:
         """What a reader must know, or nothing."""
         if not self.replaced:
             return ""
-        some = "".join(sorted(self.replaced)[:3])
+        # Without the letters themselves: the note stands in the figures, too.
         how = "pinyin" if all(map(_is_han, self.replaced)) else "pinyin or code points"
-        return f"no font here has {some} ...: {len(self.replaced)} letters are written as {how}"
+        return f"{len(self.replaced)} letters are written as {how}, as no font here has them"
 
     @contextmanager
     def used(self) -> Iterator[None]:
