@@ -94,6 +94,7 @@ def _prepare(axes: Axes, systems: Sequence[System], title: str, label: str) -> N
     # Room for the number behind the bar, which the edges of bars would take.
     axes.use_sticky_edges = False
     axes.margins(x=0.25)
+    axes.locator_params(axis="x", nbins=5)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,11 @@ def _ticks(number: int) -> Sequence[int]:
     return range(0, number, max(1, number // 16))
 
 
+def _name_ticks(axes: Axes, positions: Iterable[float], names: Sequence[str]) -> None:
+    long = max(map(len, names)) > 3
+    axes.set_xticks(list(positions), names, rotation=90 if long else 0)
+
+
 def _write_numbers(axes: Axes, values: np.ndarray, middle: float) -> None:
     for (row, column), value in np.ndenumerate(values):
         if not math.isnan(value):
@@ -90,7 +95,7 @@ def label_figure(summary: Mapping[str, Any], title: str, ylabel: str) -> Figure:
     edges = np.cumsum([0, *(block.shape[1] for block in blocks)]) - 0.5
     for edge in edges[1:-1]:
         axes.axvline(edge, color="white", linewidth=2)
-    axes.set_xticks((edges[:-1] + edges[1:]) / 2, layer_names(paths))
+    _name_ticks(axes, (edges[:-1] + edges[1:]) / 2, layer_names(paths))
     axes.set_yticks(
         range(len(labels)), [f"{label['label']}  ({label['frames']:,})" for label in labels]
     )
@@ -136,7 +141,7 @@ def routing_figure(summary: Mapping[str, Any]) -> Figure:
     image = middle.imshow(matrix, cmap=SHARES, vmin=0, vmax=1, origin="lower")
     if len(names) <= 12:
         _write_numbers(middle, matrix, 0.5)
-    middle.set_xticks(positions, names)
+    _name_ticks(middle, positions, names)
     middle.set_yticks(positions, names)
     middle.set_xlabel("encoder layer")
     middle.set_ylabel("encoder layer")
@@ -160,7 +165,7 @@ def _by_layer(axes: Axes, names: Sequence[str], title: str, ylabel: str) -> None
     axes.set_xlabel("encoder layer")
     axes.set_ylabel(ylabel)
     axes.set_ylim(-0.02, 1.05)
-    axes.set_xticks(range(len(names)), names)
+    _name_ticks(axes, range(len(names)), names)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.4)
     axes.legend(fontsize="small")
@@ -184,7 +189,7 @@ def shuffle_figure(shuffle: Mapping[str, Any]) -> Figure:
         axes.plot([position] * len(rates[path]), rates[path], "o", color=color, markersize=4)
         axes.annotate(f"{np.mean(rates[path]):.1f}", (position, max(rates[path])), (0, 4),
                       textcoords="offset points", ha="center", fontsize="small")  # fmt: skip
-    axes.set_xticks(range(len(paths) + 1), [*layer_names(paths), "all"])
+    _name_ticks(axes, range(len(paths) + 1), [*layer_names(paths), "all"])
     axes.set_xlabel("encoder layer whose experts are shuffled")
     axes.set_ylabel("CER of greedy CTC (%)")
     axes.set_title(
