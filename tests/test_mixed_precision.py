@@ -102,7 +102,10 @@ def test_router_losses_alone_have_float32_gradients(
         for dtype in (torch.bfloat16, None):
             with autocast(dtype):
                 loss_value = loss(
-                    [Routing(z, r.expert_ids_NK, r.experts) for z, r in zip(logits, routings)]
+                    [
+                        Routing(z, z.softmax(-1), r.expert_ids_NK, r.experts)
+                        for z, r in zip(logits, routings)
+                    ]
                 )
             results.append([loss_value, *torch.autograd.grad(loss_value, logits)])
         for lower, exact in zip(*results):
