@@ -3,7 +3,7 @@
 import torch
 
 from espnet_moe_share.experts.capacity import expert_capacity, over_capacity
-from espnet_moe_share.experts.dispatch import plan_dispatch, put_rows, take_rows, valid_frames
+from espnet_moe_share.experts.dispatch import Frames, find_frames, plan_dispatch
 from espnet_moe_share.experts.expert_bias import ExpertBias
 from espnet_moe_share.experts.experts import StackedExperts
 from espnet_moe_share.experts.kernels import apply_dense, apply_sorted, choose_kernel, is_traced
@@ -94,16 +94,16 @@ class MixtureOfExperts(torch.nn.Module):
             # how many frames are valid is not known then
             mask_BT1 = mask.reshape(*x_BTD.shape[:-1], 1)
             return self._route(x_RD, e_RD, None).view_as(x_BTD).masked_fill(~mask_BT1, 0)
-        return self._route(x_RD, e_RD, valid_frames(mask)).view_as(x_BTD)
+        return self._route(x_RD, e_RD, find_frames(mask)).view_as(x_BTD)
 
     def _route(
-        self, x_RD: torch.Tensor, e_RD: torch.Tensor | None, frames_N: torch.Tensor | None
+        self, x_RD: torch.Tensor, e_RD: torch.Tensor | None, frames: Frames | None
     ) -> torch.Tensor:
-        """Return the output of rows (R, D): of those that ``frames_N`` names, zero of others."""
-        x_ND = x_RD if frames_N is None else take_rows(x_RD, frames_N)
+        """Return the output of rows (R, D): of the frames; zero on padding."""
+        x_ND = x_RD if frames is None else frames.take(x_RD)
         seen_ND = x_ND
         if e_RD is not None:
-            e_ND = e_RD if frames_N is None else take_rows(e_RD, frames_N)
+            e_ND = e_RD if frames is None else frames.take(e_RD)
             seen_ND = torch.cat([e_ND, x_ND], dim=-1)  # SpeechMoE
         bias_E = None if self.expert_bias is None else self.expert_bias()
         logits_NE, p_NE, expert_ids_NK, gates_NK = self.router(seen_ND, bias_E)
@@ -116,10 +116,8 @@ class MixtureOfExperts(torch.nn.Module):
             if dropped_NK is not None:
                 gates_NK = gates_NK.masked_fill(dropped_NK, 0)
             y_ND = apply_dense(self.experts, x_ND, expert_ids_NK, gates_NK)
-            return y_ND if frames_N is None else put_rows(y_ND, frames_N, x_RD.size(0))
-        dispatch = plan_dispatch(
-            expert_ids_NK, self.router.weight.size(0), frames_N, x_RD.size(0), dropped_NK
-        )
+            return y_ND if frames is None else frames.put(y_ND)
+        dispatch = plan_dispatch(expert_ids_NK, self.router.weight.size(0), frames, dropped_NK)
         return dispatch.combine(apply_sorted(kernel, self.experts, x_RD, dispatch), gates_NK)
 
     def _dropped(self, expert_ids_NK: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor | None:

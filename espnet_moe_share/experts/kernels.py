@@ -159,16 +159,19 @@ def _batched(
     capacity = max((end - begin for begin, end in zip([0, *ends], ends)), default=0)
     begins_E = F.pad(ends_E, (1, -1))
     rows_EC = begins_E.unsqueeze(1) + torch.arange(capacity, device=ends_E.device)
-    valid_EC = rows_EC < ends_E.unsqueeze(1)
-    # the rows filled up are copies of some row, and are left out again
-    x_ECD = x_SD[rows_EC.clamp(max=ends[-1] - 1)]
+    # what fills up are copies of the last row, which are not read again
+    rows = rows_EC.clamp(max=ends[-1] - 1).flatten()
+    x_ECD = x_SD.index_select(0, rows).unflatten(0, rows_EC.shape)
     dtype = _autocast_dtype(x_SD)
     x_ECD, w_1, b_1, w_2, b_2 = (
         tensor.to(dtype) for tensor in (x_ECD, experts.w_1, experts.b_1, experts.w_2, experts.b_2)
     )
     hidden_ECH = torch.baddbmm(b_1.unsqueeze(1), x_ECD, w_1.mT)
     hidden_ECH = experts.dropout(experts.activation(hidden_ECH))
-    return torch.baddbmm(b_2.unsqueeze(1), hidden_ECH, w_2.mT)[valid_EC]
+    y_ECD = torch.baddbmm(b_2.unsqueeze(1), hidden_ECH, w_2.mT)
+    rows_S = torch.arange(x_SD.size(0), device=ends_E.device)
+    expert_S = torch.searchsorted(ends_E, rows_S, right=True)
+    return y_ECD.flatten(0, 1).index_select(0, expert_S * capacity + rows_S - begins_E[expert_S])
 
 
 def _grouped_mm(

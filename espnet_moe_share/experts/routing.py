@@ -15,7 +15,7 @@ class Routing:
         expert_ids_NK: Chosen experts (N, K), best first, dropped ones included.
         experts: A weight of the experts that served it. Layers that share their experts hold the
             very same parameter.
-        dropped_NK: True on choices that found their expert full (N, K); None: no limit was in force.
+        dropped_NK: True on choices that found their expert full (N, K); None: there was no limit.
     """
 
     logits_NE: torch.Tensor

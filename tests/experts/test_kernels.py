@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from espnet_moe_share.errors import ConfigurationError
-from espnet_moe_share.experts.dispatch import valid_frames
+from espnet_moe_share.experts.dispatch import find_frames
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.kernels import KERNELS, choose_kernel, expert_kernel
 
@@ -124,11 +124,12 @@ def test_frozen_experts_and_an_input_without_gradient(double_precision: None) ->
 
 def test_the_mask_of_one_forward_is_looked_up_once() -> None:
     mask = torch.arange(5) < torch.tensor([[5], [2]])
-    frames = valid_frames(mask)
+    frames = find_frames(mask)
     assert frames is not None
-    assert frames.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert valid_frames(mask) is frames
-    assert valid_frames(torch.ones(2, 1, 3, dtype=torch.bool)) is None
+    assert frames.rows_N.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert frames.padding.tolist() == [7, 8, 9]
+    assert find_frames(mask) is frames
+    assert find_frames(torch.ones(2, 1, 3, dtype=torch.bool)) is None
 
 
 def test_unknown_kernel_is_refused_and_the_choice_ends_with_its_context() -> None:
