@@ -47,13 +47,21 @@ class _SegmentLinear(torch.autograd.Function):
                 torch.mm(grad, weight_EOI[e], out=grad_x[begin:end])
             if grad_weight is not None:
                 if end > begin:
-                    torch.mm(grad.t(), x_SI[begin:end], out=grad_weight[e])
+                    _outer_product(grad, x_SI[begin:end], grad_weight[e])
                 else:
                     grad_weight[e].zero_()
             if grad_bias is not None:
                 torch.sum(grad, dim=0, out=grad_bias[e])
             begin = end
         return grad_x, grad_weight, grad_bias, None
+
+
+def _outer_product(grad: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+    """Write grad^T x to ``out``, in the order in which that lies in memory."""
+    if out.is_contiguous():
+        torch.mm(grad.t(), x, out=out)
+    else:
+        torch.mm(x.t(), grad, out=out.t())
 
 
 _apply = cast(Callable[..., torch.Tensor], _SegmentLinear.apply)
