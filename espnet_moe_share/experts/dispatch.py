@@ -8,7 +8,6 @@ Writing them to where they belong (``index_copy``, ``index_put``, ``masked_scatt
 ten times as long, and adding them there is done in another order in every run on a GPU.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -68,6 +67,22 @@ def find_frames(mask: torch.Tensor) -> Frames | None:
     return cast(Frames | None, getattr(mask, _ATTRIBUTE))
 
 
+def _read(
+    x: torch.Tensor, sources: torch.Tensor, back: torch.Tensor, missing: torch.Tensor | None
+) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        return x.index_select(0, sources)
+    return cast(torch.Tensor, _Read.apply(x, sources, back, missing))
+
+
+def _restore(
+    y: torch.Tensor, sources: torch.Tensor, back: torch.Tensor, missing: torch.Tensor | None
+) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        return _read_or_zero(y, back, missing)
+    return cast(torch.Tensor, _Restore.apply(y, sources, back, missing))
+
+
 def _read_or_zero(
     x: torch.Tensor, sources: torch.Tensor, missing: torch.Tensor | None
 ) -> torch.Tensor:
@@ -118,27 +133,21 @@ class _Restore(torch.autograd.Function):
         return grad.index_select(0, sources), None, None, None
 
 
-# What torch.autograd.Function.apply lacks: types.
-_Move = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-_read = cast(_Move, _Read.apply)
-_restore = cast(_Move, _Restore.apply)
-
-
 @dataclass(frozen=True)
 class Dispatch:
     """Which frame goes to which expert.
 
     Attributes:
-        choices_S: The choices by expert, within an expert by frame: n * K + k for the k-th choice
-            of frame n.
-        places_S: The same by row: r * K + k.
+        frames: Where the frames are; None: every row is one.
+        places_S: The choices by expert, within an expert by frame: r * K + k for the k-th choice
+            of the frame in row r.
         sorted_RK: For each r * K + k its place in S; 0 where there is none (R * K,).
         missing: The r * K + k where there is none; None: each has one.
         ends_E: Expert e's choices end before this place in S, where those of e + 1 begin; int64.
         top_k: K.
     """
 
-    choices_S: torch.Tensor
+    frames: Frames | None
     places_S: torch.Tensor
     sorted_RK: torch.Tensor
     missing: torch.Tensor | None
@@ -158,10 +167,11 @@ class Dispatch:
         Returns:
             (R, D), zero on padding and for frames whose choices were all dropped.
         """
-        gates_S = gates_NK.flatten().index_select(0, self.choices_S).to(y_SD.dtype)
-        weighted_SD = y_SD * gates_S.unsqueeze(-1)
-        y = _restore(weighted_SD, self.places_S, self.sorted_RK, self.missing)
-        return y if self.top_k == 1 else y.unflatten(0, (-1, self.top_k)).sum(dim=1)
+        y = _restore(y_SD, self.places_S, self.sorted_RK, self.missing)
+        gates_RK = gates_NK if self.frames is None else self.frames.put(gates_NK)
+        weighted = y * gates_RK.reshape(-1, 1).to(y.dtype)
+        # in the same order always, other than by adding into the rows
+        return weighted if self.top_k == 1 else weighted.unflatten(0, (-1, self.top_k)).sum(dim=1)
 
 
 def plan_dispatch(
@@ -197,7 +207,7 @@ def plan_dispatch(
     positions_S = torch.arange(places_S.numel(), device=places_S.device)
     sorted_RK = places_S.new_zeros(num_places).index_copy_(0, places_S, positions_S)
     missing = _missing(frames, places_S, num_places, top_k, dropped_NK is not None)
-    return Dispatch(choices_S, places_S, sorted_RK, missing, ends_E, top_k)
+    return Dispatch(frames, places_S, sorted_RK, missing, ends_E, top_k)
 
 
 def _by_row(choices_S: torch.Tensor, frames: Frames, top_k: int) -> torch.Tensor:

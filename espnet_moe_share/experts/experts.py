@@ -66,5 +66,7 @@ class StackedExperts(torch.nn.Module):
         b_2: torch.Tensor,
     ) -> torch.Tensor:
         """Apply one expert, given by its weights, to frames (N, D); return (N, D)."""
-        hidden_NH = self.dropout(self.activation(F.linear(x_ND, w_1, b_1)))
+        hidden_NH = self.activation(F.linear(x_ND, w_1, b_1))
+        if self.training:
+            hidden_NH = self.dropout(hidden_NH)
         return F.linear(hidden_NH, w_2, b_2)

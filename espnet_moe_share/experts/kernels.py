@@ -4,7 +4,6 @@
 ``loop``                one expert after the other in plain autograd; any dtype and device. The
                         reference: the others are tested against it.
 ``segment_mm``          the same products, written into one tensor (:mod:`.segment_mm`).
-``batched``             one batched product, every expert's frames filled up to the largest load.
 ``grouped_mm``          ``torch.nn.functional.grouped_mm``; never waits for a GPU, but computes
                         bfloat16 alone without a loop of its own.
 ``dense``               every expert on every frame: no shape depends on data, for exporting.
@@ -28,7 +27,7 @@ from espnet_moe_share.experts.segment_mm import segment_linear
 if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
 
-KERNELS = ("auto", "loop", "segment_mm", "batched", "grouped_mm", "dense")
+KERNELS = ("auto", "loop", "segment_mm", "grouped_mm", "dense")
 _kernel: ContextVar[str] = ContextVar("expert_kernel", default="auto")
 
 
@@ -65,7 +64,7 @@ def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
 
     ``dense`` for whoever traces. On a GPU ``grouped_mm`` for bfloat16 and sizes that it takes (a
     row has a multiple of 16 bytes), as it alone does not wait for the GPU there. Otherwise
-    ``segment_mm``, or ``batched`` where that is quicker (:func:`_batched_is_quicker`).
+    ``segment_mm``.
 
     Args:
         x: Input of the layer (..., D).
@@ -79,7 +78,7 @@ def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
     rows_fit = all(size % 8 == 0 for size in experts.w_1.shape[1:])
     if x.is_cuda and _autocast_dtype(x) == torch.bfloat16 and rows_fit:
         return "grouped_mm"
-    return "auto"
+    return "segment_mm"
 
 
 def apply_sorted(
@@ -96,14 +95,10 @@ def apply_sorted(
     Returns:
         Output of every choice (S, D), in the dispatch's order.
     """
-    if kernel == "grouped_mm":
-        return _grouped_mm(experts, dispatch.gather(x_RD), dispatch.ends_E)
-    ends = dispatch.ends_E.tolist()
-    if kernel == "auto":
-        kernel = "batched" if _batched_is_quicker(x_RD, ends) else "segment_mm"
-    if kernel == "batched":
-        return _batched(experts, dispatch.gather(x_RD), dispatch.ends_E, ends)
     x_SD = dispatch.gather(x_RD)
+    if kernel == "grouped_mm":
+        return _grouped_mm(experts, x_SD, dispatch.ends_E)
+    ends = dispatch.ends_E.tolist()
     return (_loop if kernel == "loop" else _segment_mm)(experts, x_SD, ends)
 
 
@@ -138,40 +133,12 @@ def _loop(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> tor
 
 def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
     if not torch.is_grad_enabled():
-        # Nothing has to be kept: a few rows at a time stay in cache.
+        # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache.
         return _loop(experts, x_SD, ends)
     dtype = _autocast_dtype(x_SD)
     hidden_SH = segment_linear(x_SD.to(dtype), experts.w_1.to(dtype), experts.b_1.to(dtype), ends)
     hidden_SH = experts.dropout(experts.activation(hidden_SH))
     return segment_linear(hidden_SH, experts.w_2.to(dtype), experts.b_2.to(dtype), ends)
-
-
-def _batched_is_quicker(x_RD: torch.Tensor, ends: list[int]) -> bool:
-    if torch.is_grad_enabled() or x_RD.is_cuda or not ends[-1]:
-        return False
-    largest = max(end - begin for begin, end in zip([0, *ends], ends))
-    return largest <= 128 and largest * len(ends) <= 1.5 * ends[-1]
-
-
-def _batched(
-    experts: "StackedExperts", x_SD: torch.Tensor, ends_E: torch.Tensor, ends: list[int]
-) -> torch.Tensor:
-    capacity = max((end - begin for begin, end in zip([0, *ends], ends)), default=0)
-    begins_E = F.pad(ends_E, (1, -1))
-    rows_EC = begins_E.unsqueeze(1) + torch.arange(capacity, device=ends_E.device)
-    # what fills up are copies of the last row, which are not read again
-    rows = rows_EC.clamp(max=ends[-1] - 1).flatten()
-    x_ECD = x_SD.index_select(0, rows).unflatten(0, rows_EC.shape)
-    dtype = _autocast_dtype(x_SD)
-    x_ECD, w_1, b_1, w_2, b_2 = (
-        tensor.to(dtype) for tensor in (x_ECD, experts.w_1, experts.b_1, experts.w_2, experts.b_2)
-    )
-    hidden_ECH = torch.baddbmm(b_1.unsqueeze(1), x_ECD, w_1.mT)
-    hidden_ECH = experts.dropout(experts.activation(hidden_ECH))
-    y_ECD = torch.baddbmm(b_2.unsqueeze(1), hidden_ECH, w_2.mT)
-    rows_S = torch.arange(x_SD.size(0), device=ends_E.device)
-    expert_S = torch.searchsorted(ends_E, rows_S, right=True)
-    return y_ECD.flatten(0, 1).index_select(0, expert_S * capacity + rows_S - begins_E[expert_S])
 
 
 def _grouped_mm(

@@ -1,7 +1,16 @@
 """The router: which experts see a frame, and with which weight."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch.nn import functional as F
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    # nothing to do costs less than a tenth of doing nothing
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 class TopKRouter(torch.nn.Module):
@@ -51,7 +60,7 @@ class TopKRouter(torch.nn.Module):
             dtype of the logits.
         """
         dtype = torch.promote_types(x_ND.dtype, torch.float32)
-        with torch.autocast(x_ND.device.type, enabled=False):
+        with _no_autocast(x_ND.device.type):
             x_ND = x_ND.to(dtype)
             if self.training and self.jitter > 0:
                 x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)

@@ -139,7 +139,7 @@ def test_unknown_kernel_is_refused_and_the_choice_ends_with_its_context() -> Non
     with pytest.raises(RuntimeError, match="stop"), expert_kernel("dense"):
         assert choose_kernel(torch.zeros(1, SIZE), layer.experts) == "dense"
         raise RuntimeError("stop")
-    assert choose_kernel(torch.zeros(1, SIZE), layer.experts) == "auto"
+    assert choose_kernel(torch.zeros(1, SIZE), layer.experts) == "segment_mm"
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
