@@ -1,6 +1,6 @@
 """The experts: feed-forward networks with stacked weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.swish import Swish
@@ -64,9 +64,22 @@ class StackedExperts(torch.nn.Module):
         b_1: torch.Tensor,
         w_2: torch.Tensor,
         b_2: torch.Tensor,
+        linear: Callable[..., torch.Tensor] = F.linear,
     ) -> torch.Tensor:
-        """Apply one expert, given by its weights, to frames (N, D); return (N, D)."""
-        hidden_NH = self.activation(F.linear(x_ND, w_1, b_1))
+        """Apply one expert, given by its weights, to frames (N, D).
+
+        Args:
+            x_ND: Frames (N, D).
+            w_1: And the others, as :meth:`unbind` yields them.
+            b_1: (H,).
+            w_2: (D, H).
+            b_2: (D,).
+            linear: Called with input, weight and bias.
+
+        Returns:
+            (N, D).
+        """
+        hidden_NH = self.activation(linear(x_ND, w_1, b_1))
         if self.training:
             hidden_NH = self.dropout(hidden_NH)
-        return F.linear(hidden_NH, w_2, b_2)
+        return linear(hidden_NH, w_2, b_2)

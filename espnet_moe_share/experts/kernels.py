@@ -12,7 +12,7 @@
 ``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
+from espnet_moe_share.experts.few_rows import few_rows_linear
 from espnet_moe_share.experts.segment_mm import segment_linear
 
 if TYPE_CHECKING:
@@ -125,16 +126,22 @@ def apply_dense(
     return y_ND
 
 
-def _loop(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
+def _loop(
+    experts: "StackedExperts",
+    x_SD: torch.Tensor,
+    ends: list[int],
+    linear: Callable[..., torch.Tensor] = F.linear,
+) -> torch.Tensor:
     counts = [end - begin for begin, end in zip([0, *ends], ends)]
     pieces = zip(x_SD.split(counts), experts.unbind())
-    return torch.cat([experts.apply_one(x, *weights) for x, weights in pieces])
+    return torch.cat([experts.apply_one(x, *weights, linear) for x, weights in pieces])
 
 
 def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
     if not torch.is_grad_enabled():
         # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache.
-        return _loop(experts, x_SD, ends)
+        autocast = torch.is_autocast_enabled(x_SD.device.type)
+        return _loop(experts, x_SD, ends, F.linear if autocast else few_rows_linear)
     dtype = _autocast_dtype(x_SD)
     hidden_SH = segment_linear(x_SD.to(dtype), experts.w_1.to(dtype), experts.b_1.to(dtype), ends)
     hidden_SH = experts.dropout(experts.activation(hidden_SH))

@@ -6,6 +6,8 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
+from espnet_moe_share.experts.few_rows import few_rows_linear
+
 
 class _SegmentLinear(torch.autograd.Function):
     """Results and gradients are written in their place in one tensor each.
@@ -26,9 +28,9 @@ class _SegmentLinear(torch.autograd.Function):
         ctx.ends = ends
         y_SO = x_SI.new_empty(x_SI.size(0), weight_EOI.size(1))
         begin = 0
-        for weight, bias, end in zip(weight_EOI.mT.unbind(), bias_EO.unbind(), ends):
+        for weight, bias, end in zip(weight_EOI.unbind(), bias_EO.unbind(), ends):
             if end > begin:
-                torch.addmm(bias, x_SI[begin:end], weight, out=y_SO[begin:end])
+                y_SO[begin:end] = few_rows_linear(x_SI[begin:end], weight, bias)
             begin = end
         return y_SO
 
@@ -44,7 +46,7 @@ class _SegmentLinear(torch.autograd.Function):
         for e, end in enumerate(ctx.ends):
             grad = grad_SO[begin:end]
             if grad_x is not None and end > begin:
-                torch.mm(grad, weight_EOI[e], out=grad_x[begin:end])
+                grad_x[begin:end] = few_rows_linear(grad, weight_EOI[e].t())
             if grad_weight is not None:
                 if end > begin:
                     _outer_product(grad, x_SI[begin:end], grad_weight[e])
