@@ -53,6 +53,13 @@ def _count_unused(module: torch.nn.Module | None, over_all_layers: bool) -> int:
     return unused
 
 
+def _count_used(model: torch.nn.Module, over_all_layers: bool) -> dict[str, int]:
+    return {
+        name: _count(part) - _count_unused(part, over_all_layers)
+        for name, part in _parts(model).items()
+    }
+
+
 def count_active_parameters(model: torch.nn.Module) -> dict[str, int]:
     """Count the active parameters: all that are stored except the experts that are not chosen.
 
@@ -67,10 +74,7 @@ def count_active_parameters(model: torch.nn.Module) -> dict[str, int]:
     Returns:
         The same keys as :func:`count_parameters`.
     """
-    return {
-        name: _count(part) - _count_unused(part, over_all_layers=False)
-        for name, part in _parts(model).items()
-    }
+    return _count_used(model, over_all_layers=False)
 
 
 def count_reachable_parameters(model: torch.nn.Module) -> dict[str, int]:
@@ -85,7 +89,4 @@ def count_reachable_parameters(model: torch.nn.Module) -> dict[str, int]:
     Returns:
         The same keys as :func:`count_parameters`.
     """
-    return {
-        name: _count(part) - _count_unused(part, over_all_layers=True)
-        for name, part in _parts(model).items()
-    }
+    return _count_used(model, over_all_layers=True)

@@ -8,7 +8,7 @@ every platform (:class:`random.Random` seeded by a string).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from command_line import UserError
 from pypinyin import Style, lazy_pinyin
@@ -175,49 +175,71 @@ _KINDS: tuple[Callable[[random.Random], Sentence], ...] = (
     *(_switch, _switch, _adjust),
 )
 
+# Of a set, so that too small a grammar does not draw for ever.
 _DRAWS_PER_SENTENCE = 1000
 
 
 def draw_sentences(
     train_sentences: int, dev_sentences: int, test_sentences: int, seed: int
 ) -> dict[str, list[Sentence]]:
-    """Draw the sentences of the three sets.
+    """Draw the sentences of the three sets from the grammar.
 
-    No sentence is drawn twice, in one set or in two, and every character of ``dev`` and ``test``
-    occurs in ``train``.
+    Arguments, result and errors: :func:`draw_sets`.
+    """
+    rng = random.Random(f"sentences {seed}")
+
+    def draw(characters: frozenset[str] | None) -> Sentence | None:
+        words = rng.choice(_KINDS)(rng)
+        text = "".join(words)
+        fits = MIN_CHARS <= len(text) <= MAX_CHARS
+        return words if fits and (characters is None or characters.issuperset(text)) else None
+
+    sizes = {"train": train_sentences, "dev": dev_sentences, "test": test_sentences}
+    return draw_sets(sizes, draw, _DRAWS_PER_SENTENCE, "the grammar")
+
+
+def draw_sets(
+    sizes: Mapping[str, int],
+    draw: Callable[[frozenset[str] | None], Sentence | None],
+    draws_per_sentence: int,
+    source: str,
+) -> dict[str, list[Sentence]]:
+    """Draw sets of sentences, none of them twice, in one set or in two.
+
+    Args:
+        sizes: Number of sentences of each set; the first is ``train``.
+        draw: Gives a sentence of the given characters (those of ``train``; None: any), or None
+            where what it drew does not fit.
+        draws_per_sentence: How often it is called for a set, at most, per sentence of the set.
+        source: What the sentences come from; for the message.
 
     Returns:
         ``{"train": ..., "dev": ..., "test": ...}``, each a list of lists of words.
 
     Raises:
-        UserError: the grammar has too few sentences for these numbers, or so few training
+        UserError: the source has too few sentences for these numbers, or so few training
             sentences were asked for that their characters do not allow the others.
     """
-    rng = random.Random(f"sentences {seed}")
     seen: set[str] = set()
-    known: set[str] = set()
+    characters: frozenset[str] | None = None
     sets: dict[str, list[Sentence]] = {}
-    sizes = {"train": train_sentences, "dev": dev_sentences, "test": test_sentences}
     for name, size in sizes.items():
         sentences: list[Sentence] = []
-        for _ in range(size * _DRAWS_PER_SENTENCE):
+        for _ in range(size * draws_per_sentence):
             if len(sentences) == size:
                 break
-            words = rng.choice(_KINDS)(rng)
-            text = "".join(words)
-            if text in seen or not MIN_CHARS <= len(text) <= MAX_CHARS:
-                continue
-            if name != "train" and not known.issuperset(text):
+            words = draw(characters)
+            if words is None or (text := "".join(words)) in seen:
                 continue
             seen.add(text)
             sentences.append(words)
         if len(sentences) < size:
-            beside = "" if name == "train" else f" beside {train_sentences} training sentences"
+            beside = "" if characters is None else f" beside {sizes['train']} training sentences"
             raise UserError(
-                f"--{name}_sentences {size}: the grammar gives only {len(sentences)}{beside}"
+                f"--{name}_sentences {size}: {source} gives only {len(sentences)}{beside}"
             )
-        if name == "train":
-            known = set().union(*("".join(words) for words in sentences))
+        if characters is None:
+            characters = frozenset().union(*("".join(words) for words in sentences))
         sets[name] = sentences
     return sets
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from command_line import UserError
-from mini_sentences import Sentence
+from mini_sentences import Sentence, draw_sets
 from pypinyin.phrases_dict import phrases_dict
 
 # With words of three characters on average, lengths as in AISHELL-1, whose mean is 14.4.
@@ -21,8 +20,14 @@ _DRAWS_PER_SENTENCE = 100
 
 
 @cache
-def vocabulary() -> tuple[str, ...]:
-    """Words of two to four characters, all of them in the standard GB 2312 of simplified script."""
+def vocabulary(characters: frozenset[str] | None = None) -> tuple[str, ...]:
+    """Words of two to four characters, all of them in the standard GB 2312 of simplified script.
+
+    Args:
+        characters: Leave out words with others than these; None: none is left out.
+    """
+    if characters is not None:
+        return tuple(word for word in vocabulary() if characters.issuperset(word))
     shortest, longest = _WORD_CHARACTERS
     return tuple(
         sorted(
@@ -42,36 +47,13 @@ def draw_sentences(
 ) -> dict[str, list[Sentence]]:
     """Draw the sentences of the three sets.
 
-    No sentence is drawn twice, in one set or in two, and every character of ``dev`` and ``test``
-    occurs in ``train``.
-
-    Returns:
-        ``{"train": ..., "dev": ..., "test": ...}``, each a list of lists of words.
-
-    Raises:
-        UserError: so few training sentences were asked for that their words do not give the others.
+    Arguments, result and errors: :func:`mini_sentences.draw_sets`.
     """
     rng = random.Random(f"phrases {seed}")
-    words: tuple[str, ...] = vocabulary()
-    seen: set[str] = set()
-    sets: dict[str, list[Sentence]] = {}
+
+    def draw(characters: frozenset[str] | None) -> Sentence:
+        words = vocabulary(characters)
+        return [rng.choice(words) for _ in range(rng.randint(*_WORDS))]
+
     sizes = {"train": train_sentences, "dev": dev_sentences, "test": test_sentences}
-    for name, size in sizes.items():
-        sentences: list[Sentence] = []
-        for _ in range(size * _DRAWS_PER_SENTENCE):
-            if len(sentences) == size:
-                break
-            sentence = [rng.choice(words) for _ in range(rng.randint(*_WORDS))]
-            if (text := "".join(sentence)) not in seen:
-                seen.add(text)
-                sentences.append(sentence)
-        if len(sentences) < size:
-            raise UserError(
-                f"--{name}_sentences {size}: the words of {train_sentences} training sentences give"
-                f" only {len(sentences)}"
-            )
-        if name == "train":
-            known = set("".join("".join(sentence) for sentence in sentences))
-            words = tuple(word for word in words if known.issuperset(word))
-        sets[name] = sentences
-    return sets
+    return draw_sets(sizes, draw, _DRAWS_PER_SENTENCE, "the table of phrases")

@@ -7,7 +7,6 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
 from espnet_moe_share.experts.recording import record_routing
 from espnet_moe_share.experts.usage import ExpertUsage
+from espnet_moe_share.files import whole_file
 
 
 def measure(model: ESPnetASRModel, recordings: dict[str, Path]) -> dict[str, Any]:
@@ -91,10 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         summary = measure(model, recordings)
     except (ConfigurationError, CheckpointMismatchError) as error:
         sys.exit(f"expert_usage: error: {error}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output.with_name(f".{args.output.name}.tmp.{os.getpid()}")
-    temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(args.output)
+    with whole_file(args.output) as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"{args.output}: {len(recordings)} utterances, {len(summary['layers'])} expert layers")
 
 

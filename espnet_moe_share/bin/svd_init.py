@@ -9,12 +9,12 @@ nor shared is the dense model's; docs/low_rank_sharing.md says what the rest bec
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
+from espnet_moe_share.files import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -46,31 +46,15 @@ def build_model(config: Path, dense_args: argparse.Namespace) -> "ESPnetASRModel
     Raises:
         ConfigurationError: The YAML cannot be read, or ESPnet cannot build its model.
     """
-    import yaml
-
+    from espnet_moe_share.configuration import one_line_errors, read_arguments
     from espnet_moe_share.encoder.layers import MoeShareLayers
     from espnet_moe_share.task import ASRTask
 
-    try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{config}: no YAML: {' '.join(str(error).split())}") from None
-    parser = ASRTask.get_parser()
-    known = {action.dest for action in parser._actions}
-    unknown = [str(key) for key in settings if key not in known] if settings else []
-    if not isinstance(settings, dict) or unknown:
-        found = f"'{unknown[0]}' is no option of espnet2.bin.asr_train" if unknown else "no mapping"
-        raise ConfigurationError(f"{config}: {found}; the YAML of an ASR training is needed")
-    parser.set_defaults(**settings)
-    args = parser.parse_args([])
+    args = read_arguments(config)
     for name in _OF_THE_DATA:
         setattr(args, name, getattr(dense_args, name))
-    try:
+    with one_line_errors(f"{config}: no model can be built"):
         model = ASRTask.build_model(args)
-    except Exception as error:  # ESPnet's classes refuse settings by errors of many types
-        kind = "" if isinstance(error, ConfigurationError) else f"{type(error).__name__}: "
-        what = " ".join(str(error).split())
-        raise ConfigurationError(f"{config}: no model can be built: {kind}{what}") from error
     if not isinstance(model.encoder, MoeShareLayers):
         raise ConfigurationError(
             f"{config}: encoder {args.encoder} knows neither low_rank nor sharing; "
@@ -124,13 +108,8 @@ def save(state: dict[str, Any], output: Path) -> None:
     """Write a state dict that appears under its name only when it is whole."""
     import torch
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp.{os.getpid()}")
-    try:
+    with whole_file(output) as temporary:
         torch.save(state, temporary)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def as_table(reconstructions: list["Reconstruction"]) -> str:

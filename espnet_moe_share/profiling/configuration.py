@@ -1,51 +1,19 @@
 """From a YAML file to the model that ESPnet builds of it, without data and without a training."""
 
 import argparse
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import encoder_choices
 from torch.overrides import TorchFunctionMode
 
-from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.configuration import one_line_errors, read_arguments
 from espnet_moe_share.signature import added_arguments
 from espnet_moe_share.task import ASRTask
-
-
-@contextmanager
-def one_line_errors(what: str) -> Iterator[None]:
-    """Turn whatever ESPnet raises into a ConfigurationError of one line that begins with ``what``.
-
-    Its classes check their settings by assertions, type checks and errors of many types.
-    """
-    try:
-        yield
-    except Exception as error:
-        kind = "" if isinstance(error, ConfigurationError) else f"{type(error).__name__}: "
-        raise ConfigurationError(f"{what}: {kind}{' '.join(str(error).split())}") from error
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises:
-        ConfigurationError: It is missing, is no YAML, or is no mapping.
-    """
-    if not path.is_file():
-        raise ConfigurationError(f"{path}: no such file")
-    with one_line_errors(f"{path} is no YAML file"):
-        # libyaml reads the thousands of tokens of a config.yaml many times faster
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    if not isinstance(settings, dict):
-        raise ConfigurationError(f"{path}: a mapping of options to values is needed")
-    return settings
 
 
 def _tokens(number: int) -> list[str]:
@@ -57,8 +25,8 @@ def _has_stats(arguments: argparse.Namespace) -> bool:
     return file is None or Path(file).is_file()
 
 
-def read_arguments(path: Path, vocab_size: int) -> argparse.Namespace:
-    """Read the YAML of a training, or the config.yaml of an experiment, as ESPnet's parser does.
+def read_complete_arguments(path: Path, vocab_size: int) -> argparse.Namespace:
+    """Read a training's arguments and make up what its data would have given.
 
     Args:
         path: The file.
@@ -70,25 +38,7 @@ def read_arguments(path: Path, vocab_size: int) -> argparse.Namespace:
     Raises:
         ConfigurationError: The file cannot be read, or is none of an ASR training.
     """
-    settings = load_yaml(path)
-    parser = ASRTask.get_parser()
-    # An experiment's config.yaml holds its tokens, and also what ESPnet adds while it runs.
-    if not isinstance(settings.get("token_list"), list):
-        known = {action.dest for action in parser._actions}
-        unknown = [str(key) for key in settings if key not in known]
-        if unknown:
-            raise ConfigurationError(
-                f"{path}: '{unknown[0]}' is no option of espnet2.bin.asr_train; "
-                "the YAML of an ASR training is needed"
-            )
-    elif "encoder" not in settings:
-        raise ConfigurationError(f"{path}: no 'encoder'; the config.yaml of an ASR model is needed")
-    parser.set_defaults(**settings)
-    parser.exit_on_error = False
-    try:
-        arguments = parser.parse_args([])
-    except argparse.ArgumentError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+    arguments = read_arguments(path)
     if arguments.token_list is None:
         arguments.token_list = _tokens(vocab_size)
     if not _has_stats(arguments):
@@ -124,7 +74,7 @@ def build_model(path: Path, arguments: argparse.Namespace) -> ESPnetASRModel:
 
     Args:
         path: Where the arguments come from; begins the message.
-        arguments: From :func:`read_arguments`.
+        arguments: From :func:`read_complete_arguments`.
 
     Raises:
         ConfigurationError: ESPnet cannot build it.
@@ -137,7 +87,7 @@ def build_dense_encoder(arguments: argparse.Namespace, model: ESPnetASRModel) ->
     """Build the encoder that remains when all that our class adds to ESPnet's is taken away.
 
     Args:
-        arguments: From :func:`read_arguments`.
+        arguments: From :func:`read_complete_arguments`.
         model: The model built of them.
 
     Returns:

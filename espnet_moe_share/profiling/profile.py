@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_moe_share.configuration import one_line_errors
 from espnet_moe_share.parameters import (
     count_active_parameters,
     count_parameters,
@@ -13,8 +14,7 @@ from espnet_moe_share.profiling import AISHELL_TOKENS, SPEECH_SECONDS
 from espnet_moe_share.profiling.configuration import (
     build_dense_encoder,
     build_model,
-    one_line_errors,
-    read_arguments,
+    read_complete_arguments,
 )
 from espnet_moe_share.profiling.measure import count_checkpoint_bytes, count_encoder_macs
 from espnet_moe_share.sharing.summary import SharedParts, summarize_sharing
@@ -82,7 +82,7 @@ def profile(
     Raises:
         ConfigurationError: The file is missing or wrong, in one line.
     """
-    arguments = read_arguments(Path(config), vocab_size)
+    arguments = read_complete_arguments(Path(config), vocab_size)
     model = build_model(Path(config), arguments)
     stored = count_parameters(model)
     dense = dict(stored)

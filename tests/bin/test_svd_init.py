@@ -144,6 +144,7 @@ def test_refusals(tmp_path: Path, teacher: dict[str, str]) -> None:
     assert "has neither low_rank nor sharing" in message()
     assert message(encoder="conformer").startswith(f"{config}encoder conformer knows neither")
     assert message(encoders="x").startswith(f"{config}'encoders' is no option of espnet2.bin.asr_")
+    assert message(max_epoch="x").startswith(f"{config}argument --max_epoch: invalid int value")
     wrong_rank = {"low_rank": [{"modules": ["self_attn"], "rank": 9}]}
     text = message(encoder_conf=wrong_rank)
     assert text.startswith(f"{config}no model can be built: low_rank[0]: 'rank' 9 is more than 8")
