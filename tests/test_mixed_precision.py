@@ -85,7 +85,7 @@ def test_one_step_is_close_to_float32(
         # the others are 0 but for rounding: biases that softmax or batch norm take out again
         if expected.grad.norm() > 1e-4:
             cosine = torch.cosine_similarity(parameter.grad.flatten(), expected.grad.flatten(), 0)
-            assert cosine > 0.98, name
+            assert cosine > 0.97, name
 
 
 @pytest.mark.parametrize("top_k", [1, 2])

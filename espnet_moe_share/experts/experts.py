@@ -6,6 +6,9 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.swish import Swish
 from torch.nn import functional as F
 
+# w_1, b_1, w_2, b_2 of one expert
+ExpertWeights = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
 
 class StackedExperts(torch.nn.Module):
     """E feed-forward networks of the form of ESPnet's PositionwiseFeedForward.
@@ -49,7 +52,7 @@ class StackedExperts(torch.nn.Module):
             torch.nn.init.uniform_(weight, -bound, bound)
             torch.nn.init.uniform_(bias, -bound, bound)
 
-    def unbind(self) -> Iterator[tuple[torch.Tensor, ...]]:
+    def unbind(self) -> Iterator[ExpertWeights]:
         """Yield ``w_1`` (H, D), ``b_1`` (H,), ``w_2`` (D, H) and ``b_2`` (D,) of every expert.
 
         By unbind instead of ``w_1[e]``: the gradient of an index is a zero tensor of the full
@@ -60,25 +63,20 @@ class StackedExperts(torch.nn.Module):
     def apply_one(
         self,
         x_ND: torch.Tensor,
-        w_1: torch.Tensor,
-        b_1: torch.Tensor,
-        w_2: torch.Tensor,
-        b_2: torch.Tensor,
+        weights: ExpertWeights,
         linear: Callable[..., torch.Tensor] = F.linear,
     ) -> torch.Tensor:
-        """Apply one expert, given by its weights, to frames (N, D).
+        """Apply one expert to frames.
 
         Args:
             x_ND: Frames (N, D).
-            w_1: And the others, as :meth:`unbind` yields them.
-            b_1: (H,).
-            w_2: (D, H).
-            b_2: (D,).
+            weights: As :meth:`unbind` yields them.
             linear: Called with input, weight and bias.
 
         Returns:
             (N, D).
         """
+        w_1, b_1, w_2, b_2 = weights
         hidden_NH = self.activation(linear(x_ND, w_1, b_1))
         if self.training:
             hidden_NH = self.dropout(hidden_NH)

@@ -119,7 +119,7 @@ def apply_dense(
     )
     y_ND: torch.Tensor | None = None
     for weights, gate in zip(experts.unbind(), gates_NE.unbind(dim=1)):
-        y = experts.apply_one(x_ND, *weights)
+        y = experts.apply_one(x_ND, weights)
         y = y * gate.unsqueeze(1).to(y.dtype)
         y_ND = y if y_ND is None else y_ND + y
     assert y_ND is not None
@@ -134,7 +134,7 @@ def _loop(
 ) -> torch.Tensor:
     counts = [end - begin for begin, end in zip([0, *ends], ends)]
     pieces = zip(x_SD.split(counts), experts.unbind())
-    return torch.cat([experts.apply_one(x, *weights, linear) for x, weights in pieces])
+    return torch.cat([experts.apply_one(x, weights, linear) for x, weights in pieces])
 
 
 def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:

@@ -17,7 +17,7 @@ def test_equals_espnet_feed_forwards() -> None:
         network = PositionwiseFeedForward(4, 7, 0.0, Swish())
         network.w_1.weight.data, network.w_1.bias.data = weights[0].data, weights[1].data
         network.w_2.weight.data, network.w_2.bias.data = weights[2].data, weights[3].data
-        torch.testing.assert_close(stacked.apply_one(x, *weights), network(x))
+        torch.testing.assert_close(stacked.apply_one(x, weights), network(x))
 
 
 def test_every_expert_starts_differently_and_as_linear_does() -> None:
