@@ -4,7 +4,7 @@ Of a checkpointed layer only the input is kept for the backward pass, which runs
 (Chen et al. 2016, arXiv 1604.06174). In ESPnet the E-Branchformer alone has it.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -75,5 +75,4 @@ def checkpoint_layers(layers: MultiSequential, numbers: list[int]) -> None:
     for number in numbers:
         layer = layers[number - 1]
         # not a module around the layer, which would change the keys of the checkpoint
-        layer_class: Hashable = type(layer)
-        layer.__class__ = _checkpointed(layer_class)
+        layer.__class__ = _checkpointed(type(layer))  # type: ignore[arg-type]
