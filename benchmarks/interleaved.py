@@ -69,26 +69,28 @@ def _repetitions(call: Callable[[], object], seconds: float) -> int:
     return max(1, round(seconds / max(min(taken[1:]), 1e-7)))
 
 
-def compare(
+def take_turns(
     candidates: Mapping[str, Callable[[], object]],
-    rounds: int = 15,
-    seconds: float = 0.04,
+    rounds: int,
+    seconds: float,
     at_most: float | None = None,
     synchronize: Callable[[], object] = lambda: None,
-) -> Comparison:
+) -> dict[str, list[float]]:
     """Time candidates in turn.
 
     Args:
-        candidates: What to call, by name; the first is the reference.
+        candidates: What to call, by name.
         rounds: How often every candidate's turn comes.
         seconds: Length of a turn, of as many calls as that takes; one call if it takes longer.
         at_most: Seconds after which no further round begins (three are run in any case).
         synchronize: Called at both ends of a turn, to wait for an accelerator.
+
+    Returns:
+        Seconds of one call in every round, by candidate.
     """
     repetitions = {name: _repetitions(call, seconds) for name, call in candidates.items()}
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
-    reference = names[0]
     begin = time.perf_counter()
     for done in range(rounds):
         if at_most is not None and done >= LEAST_ROUNDS and time.perf_counter() - begin > at_most:
@@ -102,7 +104,14 @@ def compare(
             synchronize()
             taken[name].append((time.perf_counter() - turn) / repetitions[name])
         names = names[1:] + names[:1]
-    return summarize(taken, reference)
+    return taken
+
+
+def compare(
+    candidates: Mapping[str, Callable[[], object]], *args: Any, **kwargs: Any
+) -> Comparison:
+    """Time candidates in turn (:func:`take_turns`); the first is the reference."""
+    return summarize(take_turns(candidates, *args, **kwargs), next(iter(candidates)))
 
 
 def summarize(taken: Mapping[str, Sequence[float]], reference: str) -> Comparison:

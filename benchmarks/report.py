@@ -18,19 +18,22 @@ ROOT = Path(__file__).resolve().parents[1]
 MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
-def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+def parser(description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
     """Make a parser with the options that every benchmark has.
 
     Args:
         description: Of the program, first line first.
-        rounds: Default of ``--rounds``.
+        rounds: Default of ``--rounds``; None: the program has no such option.
     """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--rounds", type=int, default=rounds, help=f"of all candidates [{rounds}]")
+    if rounds is not None:
+        made.add_argument(
+            "--rounds", type=int, default=rounds, help="of all candidates [%(default)s]"
+        )
     made.add_argument(
-        "--seconds", type=float, default=0.04, help="length of a candidate's turn, at least [0.04]"
+        "--seconds", type=float, default=0.04, help="length of a candidate's turn [0.04]"
     )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     return made
