@@ -43,7 +43,8 @@ def _tensor_bytes(encoder: Any) -> dict[str, int]:
     return {"parameters": parameters, "tensors": sum(held.values())}
 
 
-def _run(task: dict[str, Any]) -> dict[str, Any]:
+def measure_here(task: dict[str, Any]) -> dict[str, Any]:
+    """Measure in this process, which is best a fresh one; see :func:`measure`."""
     import torch
     from models import EncoderSettings, balance_routers, features_of
 
@@ -117,4 +118,4 @@ def measure(settings: Any, which: str, seconds: list[float], threads: int) -> di
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run(json.load(sys.stdin))))
+    print(json.dumps(measure_here(json.load(sys.stdin))))
