@@ -120,6 +120,8 @@ def draw(tables: Sequence[Sequence[dict[str, Any]]], path: Path) -> None:
             size = [row["size"] for row in chosen]
             panel.errorbar(size, median, (below, above), marker="o", capsize=3, label=model)
         panel.set(xscale="log", yscale="log", xlabel=AXES[rows[0]["axis"]], ylabel="ms")
+        panel.set_xticks(size, [f"{one:g}" for one in size])
+        panel.minorticks_off()
         panel.set_title(rows[0]["pass"])
         panel.legend()
     figure.savefig(path, dpi=120)

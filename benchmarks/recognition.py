@@ -39,6 +39,8 @@ def greedy_ctc(speech2text: Speech2Text, speech: torch.Tensor) -> str:
     model = speech2text.asr_model
     with torch.no_grad():
         encoded, _ = model.encode(speech.unsqueeze(0), torch.tensor([speech.size(0)]))
+        if isinstance(encoded, tuple):  # with the outputs that intermediate CTC sees
+            encoded = encoded[0]
         ids = model.ctc.argmax(encoded)[0].unique_consecutive()
     tokens = speech2text.converter.ids2tokens(ids[ids != model.blank_id].tolist())
     return speech2text.tokenizer.tokens2text(tokens)
