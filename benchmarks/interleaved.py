@@ -34,8 +34,12 @@ class Spread:
         lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, lower, upper)
 
+    def __format__(self, form: str) -> str:
+        values = (self.median, self.lower_quartile, self.upper_quartile)
+        return "{} ({}-{})".format(*(format(value, form) for value in values))
+
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.lower_quartile:.2f}-{self.upper_quartile:.2f})"
+        return f"{self:.2f}"
 
 
 @dataclass(frozen=True)

@@ -195,3 +195,4 @@ def test_startup(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     written = run("startup", "--rounds", 1, "--start_rounds", 1, "--program", "json.tool")
     check(written["measured"]["import"], "json", "espnet_moe_share")
     check(written["measured"]["json.tool --help"], "ESPnet's own", "through launch")
+    check(written["measured"]["within json.tool"], "imports", "register()")
