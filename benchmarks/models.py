@@ -97,7 +97,8 @@ def balance_routers(
 
     Frames of an untrained encoder have much in common, so that one expert would get most of them,
     and one large matrix product is faster than several small ones. What is common, the mean of a
-    router's inputs, is taken out of its weight.
+    router's inputs, is taken out of its weight. An encoder without experts is run all the same, so
+    that what is measured next finds both in the same state.
 
     Returns:
         The largest share that an expert of a layer then has, averaged over the layers; 1 if there
@@ -106,8 +107,6 @@ def balance_routers(
     from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 
     layers = [part for part in encoder.modules() if isinstance(part, MixtureOfExperts)]
-    if not layers:
-        return 1.0
 
     def take_mean_out(layer: MixtureOfExperts, inputs: tuple[torch.Tensor]) -> None:
         mean = inputs[0].flatten(0, -2).mean(dim=0)
@@ -131,4 +130,4 @@ def balance_routers(
         chosen = torch.cat([routing.expert_ids_NK.flatten() for routing in layer.recorder])
         largest.append(float(chosen.bincount().max() / chosen.numel()))
         layer.recorder = None
-    return sum(largest) / len(largest)
+    return sum(largest) / len(largest) if largest else 1.0
