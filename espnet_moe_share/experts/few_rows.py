@@ -1,15 +1,12 @@
 """Linear layers without gradient that are quick for the few rows that an expert gets."""
 
-from functools import cache
-
 import torch
 from torch.nn import functional as F
 
-
-@cache
-def _has_onednn() -> bool:
-    # The operator that torch.compile makes of linear layers in inference; not public.
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# The operator that torch.compile makes of linear layers in inference; not public.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, "_linear_pointwise"
+)
 
 
 def few_rows_linear(
@@ -29,7 +26,7 @@ def few_rows_linear(
         (S, O).
     """
     dtypes = {x.dtype, weight.dtype}
-    if x.device.type == "cpu" and dtypes == {torch.float32} and x.size(0) and _has_onednn():
+    if x.device.type == "cpu" and dtypes == {torch.float32} and x.size(0) and _HAS_ONEDNN:
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
     return F.linear(x, weight, bias)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import find_frames
@@ -153,3 +154,26 @@ def test_export_has_no_shape_that_depends_on_data(top_k: int) -> None:
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-5)
     traced = torch.jit.trace(layer, torch.randn(1, 9, SIZE), check_trace=False)
     torch.testing.assert_close(traced(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_grouped_mm_never_waits_for_the_device(top_k: int) -> None:
+    """Tensors without values cannot be looked into: a number or a shape made of them raises."""
+    layer = make(top_k).bfloat16()
+    with FakeTensorMode(allow_non_fake_inputs=True), expert_kernel("grouped_mm"):
+        x = torch.empty(2, 9, SIZE, dtype=torch.bfloat16)
+        assert layer(x).shape == x.shape
+    with FakeTensorMode(allow_non_fake_inputs=True), expert_kernel("segment_mm"):
+        x = torch.empty(2, 9, SIZE, dtype=torch.bfloat16)
+        with pytest.raises(DataDependentOutputException):
+            layer(x)
+
+
+def test_compiled() -> None:
+    layer = make()
+    x = torch.randn(2, 9, SIZE, requires_grad=True)
+    expected = run("auto", layer, x)
+    compiled = torch.compile(layer, backend="aot_eager")
+    y = compiled(x)
+    for got, want in zip([y, *torch.autograd.grad(y.sum(), [x, *layer.parameters()])], expected):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
