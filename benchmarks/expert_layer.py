@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = kernels_here()
     made = parser(__doc__, rounds=15)
     add_threads(made)
-    made.add_argument("--full", action="store_true", help="all sizes, half an hour")
+    made.add_argument("--full", action="store_true", help="all sizes, hours")
     made.add_argument("--experts", type=int, nargs="+")
     made.add_argument("--top_k", type=int, nargs="+")
     made.add_argument("--frames", type=int, nargs="+")
