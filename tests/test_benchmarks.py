@@ -98,6 +98,18 @@ def test_expert_layer(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| forward | 3 | 2 | 5 |" in capsys.readouterr().out
 
 
+def test_pieces(run: Run) -> None:
+    sizes = ("--size", 8, "--hidden_units", 12, "--rows", 3, "--rounds", 1, "--threads", 1)
+    figures = run("pieces", *sizes)["figures"]
+    assert [figure["piece"] for figure in figures] == [
+        *("product, 8 to 12", "product, 12 to 8", "gradient of 12 x 8", "gradient of 8 x 12"),
+        "rows of 8 moved",
+    ]
+    check(figures[0], "torch", "oneDNN")
+    check(figures[2], "by rows", "by columns")
+    check(figures[4], "index_select", "index_copy", "index_put", "index_add")
+
+
 def test_expert_layer_refuses_to_compare_what_differs(
     run: Run, program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

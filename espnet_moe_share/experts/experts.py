@@ -37,8 +37,8 @@ class StackedExperts(torch.nn.Module):
         super().__init__()
         self.w_1 = torch.nn.Parameter(torch.empty(num_experts, hidden_units, size))
         self.b_1 = torch.nn.Parameter(torch.empty(num_experts, hidden_units))
-        # Of this shape, but each expert by columns in memory: a product of few rows with it and its
-        # gradient take up to half the time then. Nothing breaks where that is lost.
+        # Of this shape, but each expert by columns in memory: its gradient takes MKL a fraction of
+        # the time then (benchmarks/pieces.py). Nothing breaks where that is lost.
         self.w_2 = torch.nn.Parameter(torch.empty(num_experts, hidden_units, size).mT)
         self.b_2 = torch.nn.Parameter(torch.empty(num_experts, size))
         self.dropout = dropout

@@ -14,8 +14,8 @@ def few_rows_linear(
 ) -> torch.Tensor:
     """What ``torch.nn.functional.linear`` gives, without gradient.
 
-    In float32 on a CPU by oneDNN, where torch itself would take MKL, which multiplies 20 to 250
-    rows by a weight at half to three quarters of that speed (AMD Zen 4; benchmarks/README.md).
+    In float32 on a CPU by oneDNN, which is quicker at it than MKL, torch's own choice
+    (benchmarks/pieces.py).
 
     Args:
         x: Rows (S, I).
