@@ -68,3 +68,20 @@ class StackedExperts(torch.nn.Module):
                 for x, w_1, b_1, w_2, b_2 in experts
             ]
         )
+
+    def all_of_them(self, x_ND: torch.Tensor, gates_NE: torch.Tensor) -> torch.Tensor:
+        """Apply every expert to every row, and add up what they say by their gates.
+
+        Args:
+            x_ND: Frames (N, D).
+            gates_NE: Weight of each expert (N, E); 0 where a frame has not chosen it.
+
+        Returns:
+            Outputs (N, D).
+        """
+        # One product for all experts' hidden units, and one back, which also sums over experts.
+        gates_NE = gates_NE.to(x_ND.dtype)
+        h_NEH = F.linear(x_ND, self.w_1.flatten(0, 1), self.b_1.flatten())
+        h_NEH = self.dropout(self.activation(h_NEH)).unflatten(1, self.b_1.shape)
+        w_2 = self.w_2.transpose(0, 1).flatten(1)
+        return F.linear((h_NEH * gates_NE.unsqueeze(-1)).flatten(1), w_2) + gates_NE @ self.b_2

@@ -83,6 +83,8 @@ class MixtureOfExperts(torch.nn.Module):
         mask, self.frame_mask = self.frame_mask, None
         e_BTD, self.embedding = self.embedding, None
         mask_BT = None if mask is None else mask.reshape(x_BTD.shape[:-1]).bool()
+        if torch.compiler.is_exporting():
+            return self._all_experts(x_BTD, e_BTD, mask_BT)
         x_ND = _valid_frames(x_BTD, mask_BT)
         # cat(embedding, x): SpeechMoE
         seen_ND = (
@@ -112,6 +114,17 @@ class MixtureOfExperts(torch.nn.Module):
         # add the K outputs of a frame in an order that differs from run to run on a GPU.
         y_by_choice = y.new_zeros(expert_ids.numel(), y.size(-1)).index_copy(0, order, y)
         return y_by_choice.unflatten(0, expert_ids_NK.shape).sum(dim=1)
+
+    def _all_experts(
+        self, x_BTD: torch.Tensor, e_BTD: torch.Tensor | None, mask_BT: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Every expert on every frame, padding too, so that no shape depends on the data."""
+        seen_BTD = x_BTD if e_BTD is None else torch.cat([e_BTD, x_BTD], dim=-1)
+        bias_E = None if self.expert_bias is None else self.expert_bias()
+        logits_NE, expert_ids_NK, gates_NK = self.router(seen_BTD.flatten(0, -2), bias_E)
+        gates_NE = torch.zeros_like(logits_NE).scatter(1, expert_ids_NK, gates_NK)
+        y_BTD = self.experts.all_of_them(x_BTD.flatten(0, -2), gates_NE).view_as(x_BTD)
+        return y_BTD if mask_BT is None else y_BTD * mask_BT.unsqueeze(-1)
 
     def _dropped(self, expert_ids_NK: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor | None:
         if self.capacity_factor is None:
