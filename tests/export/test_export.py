@@ -23,7 +23,7 @@ from espnet_moe_share.experts.recording import record_routing
 from espnet_moe_share.export.ctc_encoder import CTCEncoder
 from espnet_moe_share.export.program import export_program
 
-SIZE, HIDDEN, EXPERTS = 8, 12, 4
+SIZE, EXPERTS = 8, 4
 LENGTHS = (5000, 5127, 9000, 12345, 16000, 40000)
 
 
@@ -37,7 +37,7 @@ def noise(samples: int) -> torch.Tensor:
 def decided(model: Any) -> Any:
     """Every expert is somebody's choice, and not all frames say the same token."""
     model = tiny_models.randomize(model).eval()
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, MixtureOfExperts):
@@ -121,38 +121,40 @@ def test_float_graph_is_espnets_model_at_any_length(exported: Exported) -> None:
     assert recognize_onnx.Recognizer(exported.file("ctc.onnx"))(noise(shortest - 1)[0].numpy()) == ""
 
 
+def arrays(graph: onnx.GraphProto, data_type: int) -> list[np.ndarray]:
+    return [numpy_helper.to_array(x) for x in graph.initializer if x.data_type == data_type]
+
+
 def test_each_shared_tensor_is_in_the_file_once(exported: Exported) -> None:
-    graph = exported.graph("ctc.onnx")
-    floats = [one for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT]
-    assert len({one.SerializeToString() for one in floats}) == len(floats)
-    stored = sum(numpy_helper.to_array(one).size for one in floats)
+    floats = arrays(exported.graph("ctc.onnx"), onnx.TensorProto.FLOAT)
+    assert len({(array.shape, array.tobytes()) for array in floats}) == len(floats)
     module = CTCEncoder(exported.model)
     tensors = [*module.parameters(), *module.buffers()]
     wanted = sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
     window, scalars = 256, 20
-    assert wanted < stored <= wanted + window + scalars
-    matrices = Counter(tuple(one.dims) for one in floats)
-    assert matrices[SIZE, EXPERTS * HIDDEN] == matrices[EXPERTS * HIDDEN, SIZE] == 1
-    (experts,) = (one.name for one in floats if tuple(one.dims) == (SIZE, EXPERTS * HIDDEN))
-    assert sum(experts in node.input for node in graph.node) == 2  # layers
+    assert wanted < sum(array.size for array in floats) <= wanted + window + scalars
 
 
 def test_int8_graph_covers_experts_but_not_routers(exported: Exported) -> None:
     graph = exported.graph("ctc_int8.onnx")
-    types = {one.name: (one.data_type, tuple(one.dims)) for one in graph.initializer}
-    products = Counter(
-        types[node.input[1]]
-        for node in graph.node
-        if node.op_type in ("MatMul", "MatMulInteger", "Conv", "ConvInteger")
-        and node.input[1] in types
-    )
-    int8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
-    assert products[int8, (SIZE, EXPERTS * HIDDEN)] == 2
-    assert products[int8, (EXPERTS * HIDDEN, SIZE)] == 2
-    assert products[float32, (SIZE, EXPERTS)] == 2  # routers
-    stay = {(SIZE, EXPERTS), (129, tiny_models.MELS), (SIZE, 1, 3)}  # and log-mel, depthwise
-    assert {shape for type_, shape in products if type_ == float32} == stay
-    assert not any(tuple(dims) == (EXPERTS, HIDDEN, SIZE) for _, dims in types.values())
+    module = CTCEncoder(exported.model)
+    small, routers, large = 0, 0, 0
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if path.endswith("router.weight"):
+            routers += tensor.numel()
+        elif tensor.dim() < 2 or ".b_" in path or "melmat" in path or "depthwise" in path:
+            small += tensor.numel()
+        else:
+            large += tensor.numel()
+    layer = exported.model.encoder.encoders[0].feed_forward
+    of_experts = layer.experts.w_1.numel() + layer.experts.w_2.numel()
+    assert of_experts > 0.2 * large
+    quantized = sum(a.size for a in arrays(graph, onnx.TensorProto.UINT8) if a.ndim >= 2)
+    floats = arrays(graph, onnx.TensorProto.FLOAT)
+    assert large <= quantized < large + 0.1 * of_experts  # each shared one once
+    window, scales = 256, 50
+    assert sum(a.size for a in floats) < small + routers + window + scales
+    assert sum(a.shape == (SIZE, EXPERTS) for a in floats) == 2
     speech = noise(40000)
     found = exported.run("ctc_int8.onnx", speech)[1]
     wanted = log_probs(exported.model, speech).numpy()
@@ -210,15 +212,9 @@ def test_recogniser_refuses(exported: Exported, tmp_path: Path) -> None:
     assert "no file of espnet_moe_share.bin.export" in message(tmp_path / "other.onnx")
 
 
-@pytest.mark.parametrize("name", ["transformer", "e_branchformer", "speechmoe"])
+@pytest.mark.parametrize("name", ["transformer", "e_branchformer"])
 def test_other_encoders_by_torch_export(name: str) -> None:
-    blocks = {"encoder_conf": {"num_blocks": 1, "sharing": None}}
-    if name == "speechmoe":
-        blocks["encoder_conf"]["embedding_network"] = {"num_blocks": 1}
-        model = tiny_models.build(tiny_models.speechmoe_config(**blocks))
-    else:
-        model = tiny_models.build(tiny_models.encoder_config(f"moe_share_{name}", **blocks))
-    model = tiny_models.randomize(model).eval()
+    model = model_of(name, encoder_conf={"num_blocks": 1, "sharing": None})
     module = CTCEncoder(model)
     program = export_program(module, module.min_samples()).module()
     for samples in LENGTHS:
