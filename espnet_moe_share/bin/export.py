@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
-
 from espnet_moe_share.files import whole_file
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Recognise speech with an exported model: greedy CTC, without PyTorch and without ESPnet.
 
-    python -m espnet_moe_share.bin.recognize_onnx --model_file exp/asr_student/export/ctc_int8.onnx \
+    python -m espnet_moe_share.bin.recognize_onnx \
+        --model_file exp/asr_student/export/ctc_int8.onnx \
         --wav_scp dump/raw/test/wav.scp --output hyp.txt --ref dump/raw/test/text
 
 This file alone does it on a device, too (``python recognize_onnx.py ...``), with onnxruntime, numpy
@@ -146,7 +147,9 @@ def run(args: argparse.Namespace) -> str:
         f"peak memory {memory:.1f} MiB, {memory - memory_before:.1f} of it for model and speech",
     ]
     if references is not None:
-        pairs = [(references[name].replace(" ", ""), texts[name].replace(" ", "")) for name in texts]
+        pairs = [
+            (references[name].replace(" ", ""), texts[name].replace(" ", "")) for name in texts
+        ]
         errors = sum(edit_distance(*pair) for pair in pairs)
         characters = sum(len(reference) for reference, _ in pairs)
         report.append(

@@ -29,9 +29,7 @@ class Features(torch.nn.Module):
         ConfigurationError: Another kind of frontend or normalisation.
     """
 
-    def __init__(
-        self, frontend: torch.nn.Module | None, normalize: torch.nn.Module | None
-    ) -> None:
+    def __init__(self, frontend: torch.nn.Module | None, normalize: torch.nn.Module | None) -> None:
         super().__init__()
         if not isinstance(frontend, DefaultFrontend) or frontend.stft is None:
             found = "none" if frontend is None else type(frontend).__name__

@@ -105,9 +105,7 @@ def save_program(program: torch.export.ExportedProgram, file: IO[bytes]) -> None
         torch.export.save(program, file)
 
 
-def export_onnx(
-    program: torch.export.ExportedProgram, metadata: dict[str, str]
-) -> onnx.ModelProto:
+def export_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str]) -> onnx.ModelProto:
     """Make an ONNX graph in which every tensor of the model is stored once.
 
     Args:

@@ -118,7 +118,9 @@ def test_float_graph_is_espnets_model_at_any_length(exported: Exported) -> None:
         torch.testing.assert_close(program(speech)[1], wanted, atol=1e-4, rtol=0)
     # so that what is equal was computed by every one of them
     assert len(chosen) == EXPERTS
-    assert recognize_onnx.Recognizer(exported.file("ctc.onnx"))(noise(shortest - 1)[0].numpy()) == ""
+    assert (
+        recognize_onnx.Recognizer(exported.file("ctc.onnx"))(noise(shortest - 1)[0].numpy()) == ""
+    )
 
 
 def arrays(graph: onnx.GraphProto, data_type: int) -> list[np.ndarray]:
@@ -172,7 +174,9 @@ def test_recogniser_without_torch_and_espnet(exported: Exported, tmp_path: Path)
     assert len(set(texts.values())) > 1
     wrong = {name: text + "aa" * (name == "u9000") for name, text in texts.items()}
     (tmp_path / "ref").write_text("".join(f"{name} {text}\n" for name, text in wrong.items()))
-    code = "import sys, runpy; sys.modules.update(torch=None, espnet2=None, espnet_moe_share=None); "
+    code = (
+        "import sys, runpy; sys.modules.update(torch=None, espnet2=None, espnet_moe_share=None); "
+    )
     code += "runpy.run_path('recognize_onnx.py', run_name='__main__')"
     command = ["--model_file", str(exported.file("ctc.onnx")), "--wav_scp", str(exported.wav_scp)]
     command += ["--output", "hyp", "--ref", "ref"]
@@ -219,9 +223,7 @@ def test_other_encoders_by_torch_export(name: str) -> None:
     program = export_program(module, module.min_samples()).module()
     for samples in LENGTHS:
         speech = noise(samples)
-        torch.testing.assert_close(
-            program(speech)[1], log_probs(model, speech), atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(program(speech)[1], log_probs(model, speech), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,11 @@ class Layer(torch.nn.Module):
 def test_exported_experts_are_the_routed_ones(top_k: int) -> None:
     torch.manual_seed(0)
     layer = Layer(top_k).eval()
-    inputs = torch.randn(2, 9, 6), torch.randn(2, 9, 3), torch.arange(9) < torch.tensor([[[9]], [[5]]])
+    inputs = (
+        torch.randn(2, 9, 6),
+        torch.randn(2, 9, 3),
+        torch.arange(9) < torch.tensor([[[9]], [[5]]]),
+    )
     program = torch.export.export(layer, inputs).module()
     torch.testing.assert_close(program(*inputs), layer(*inputs))
 
@@ -277,7 +283,10 @@ def test_models_that_cannot_be_exported(exported: Exported, tmp_path: Path) -> N
     for changes, message in (
         ({"model_conf": {"ctc_weight": 0.0}}, "no CTC head"),
         ({"frontend": None, "input_size": 20}, "frontend is none; only 'frontend: default'"),
-        ({"preencoder": "linear", "preencoder_conf": {"input_size": 20, "output_size": 20}}, "preen"),
+        (
+            {"preencoder": "linear", "preencoder_conf": {"input_size": 20, "output_size": 20}},
+            "preen",
+        ),
     ):
         with pytest.raises(ConfigurationError, match=message):
             CTCEncoder(model_of("conformer", **changes))
