@@ -112,16 +112,20 @@ def compare(
     """
     import torch
 
-    from espnet_moe_share.bin.recognize_onnx import read_speech
+    from espnet_moe_share.bin.recognize_onnx import Recognizer, read_speech
 
+    recognizer = Recognizer(files["ONNX float32"])
     run = runners(files)
     largest = dict.fromkeys(run, 0.0)
-    differing, frames = dict.fromkeys(run, 0), 0
+    differing, frames, utterances = dict.fromkeys(run, 0), 0, 0
     for path in recordings.values():
         try:
-            speech = read_speech(str(path), model.frontend.logmel.mel_options["sr"])
+            speech = read_speech(str(path), recognizer.sampling_rate)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
+        if len(speech) < recognizer.min_samples:
+            continue
+        utterances += 1
         with torch.no_grad():
             batch = torch.from_numpy(speech)[None]
             output = model.encode(batch, torch.tensor([len(speech)]))[0]
@@ -133,8 +137,8 @@ def compare(
             largest[kind] = max(largest[kind], float(abs(found - wanted).max()))
             differing[kind] += int((found.argmax(-1) != wanted.argmax(-1)).sum())
     return {
-        kind: f"log-probabilities differ by {largest[kind]:.2g} at most, the best token in "
-        f"{differing[kind]} of {frames} frames"
+        kind: f"{utterances} utterances: log-probabilities differ by {largest[kind]:.2g} at most, "
+        f"the best token in {differing[kind]} of {frames} frames"
         for kind in run
     }
 
@@ -154,7 +158,7 @@ def run(args: argparse.Namespace) -> str:
         size = file.stat().st_size
         lines.append(f"{file}: {kind}, {size} bytes, {size / checkpoint:.3f} of the checkpoint")
         if kind in found:
-            lines.append(f"    {len(recordings or ())} utterances: {found[kind]}")
+            lines.append(f"    {found[kind]}")
     return "\n".join(lines)
 
 
