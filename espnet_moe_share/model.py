@@ -29,6 +29,13 @@ from espnet_moe_share.experts.losses import (
 )
 from espnet_moe_share.experts.recording import record_routing, routing_by_layer
 from espnet_moe_share.experts.routing import Routing
+from espnet_moe_share.model_conf import (
+    check_choice,
+    check_losses_act,
+    check_network_learns,
+    check_teacher_files,
+    check_weights,
+)
 from espnet_moe_share.signature import extend_signature
 
 _BALANCE_LOSSES = {"layer": layer_balance_loss, "pool": pool_balance_loss}
@@ -100,52 +107,27 @@ class MoeShareASRModel(ESPnetASRModel):
             "embedding_ctc_weight": embedding_ctc_weight,
             "distill_weight": distill_weight,
         }
-        for name, weight in weights.items():
-            if not isinstance(weight, (int, float)) or weight < 0:
-                raise ConfigurationError(
-                    f"model_conf {name} must be a number of 0 or more, not {weight!r}"
-                    " (YAML reads 1e-3 as text; write 1.0e-3)"
-                )
-        if balance_scope not in _BALANCE_LOSSES:
-            raise ConfigurationError(
-                f"model_conf balance_scope must be {' or '.join(_BALANCE_LOSSES)}, "
-                f"not {balance_scope!r}"
-            )
-        if batch_scope not in _BATCH_SCOPES:
-            raise ConfigurationError(
-                f"model_conf batch_scope must be {' or '.join(_BATCH_SCOPES)}, not {batch_scope!r}"
-            )
+        check_weights(weights)
+        check_choice("balance_scope", balance_scope, _BALANCE_LOSSES)
+        check_choice("batch_scope", batch_scope, _BATCH_SCOPES)
+        check_teacher_files(teacher_config, teacher_model_file)
         expert_layers = [
             module for module in self.modules() if isinstance(module, MixtureOfExperts)
         ]
         self.has_capacity = any(layer.capacity_factor is not None for layer in expert_layers)
         self.balancing = LossFreeBalancing(self.encoder)
-        if balance_weight > 0 and balance_scope == "pool" and self.balancing.biases:
-            raise ConfigurationError(
-                "model_conf balance_scope: pool lets each layer prefer some experts, which "
-                "encoder_conf experts bias_update_rate does not; use balance_scope: layer, or one "
-                "of the two"
-            )
+        network = self._embedding_network()
+        check_losses_act(
+            weights,
+            balance_scope,
+            has_experts=bool(expert_layers),
+            has_biases=bool(self.balancing.biases),
+            has_embedding_network=network is not None,
+        )
         if self.balancing.biases:
             # Every process computes the same biases from the counts of all.
             torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
                 self, [f"encoder.{path}" for path in self.balancing.buffer_paths]
-            )
-        for name in ("balance_weight", "router_z_weight", "sparsity_weight", "importance_weight"):
-            if weights[name] > 0 and not expert_layers:
-                raise ConfigurationError(
-                    f"model_conf {name} is {weights[name]}, but the encoder has no experts: set it "
-                    "to 0, or encoder_conf experts"
-                )
-        network = self._embedding_network()
-        if embedding_ctc_weight > 0 and network is None:
-            raise ConfigurationError(
-                f"model_conf embedding_ctc_weight is {embedding_ctc_weight}, but the encoder has "
-                "no embedding network: set it to 0, or encoder_conf embedding_network"
-            )
-        if (teacher_config is None) != (teacher_model_file is None):
-            raise ConfigurationError(
-                "model_conf needs both teacher_config and teacher_model_file, or neither"
             )
         self.balance_weight = balance_weight
         self.balance_loss = _BALANCE_LOSSES[balance_scope]
@@ -186,20 +168,9 @@ class MoeShareASRModel(ESPnetASRModel):
         """
         super().train(mode)
         self.balancing.update()  # before a checkpoint is written
-        network = self._embedding_network()
-        # Not when the model is built: ESPnet applies its freeze_param later.
-        if (
-            mode
-            and network is not None
-            and network.detach
-            and self.embedding_ctc is None
-            and any(parameter.requires_grad for parameter in network.parameters())
-        ):
-            raise ConfigurationError(
-                "encoder_conf embedding_network would learn from nothing, as model_conf "
-                "embedding_ctc_weight is 0 and its output is detached: set the weight, or "
-                "detach: false, or freeze_param: [encoder.embedding_network]"
-            )
+        if mode:
+            # Not when the model is built: ESPnet applies its freeze_param later.
+            check_network_learns(self._embedding_network(), self.embedding_ctc is not None)
         if mode and self.distill_weight > 0:
             if self.teacher is None:
                 raise ConfigurationError(

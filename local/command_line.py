@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -47,6 +47,17 @@ def parse_rate(text: str) -> int:
     if rate < 1 or rate != int(rate):
         raise UserError(f"--fs {text}: a sampling rate such as 16000 or 16k is needed")
     return int(rate)
+
+
+def require_files(paths: Iterable[Path], hint: str) -> None:
+    """Check that all files are there; the hint says what would make a missing one.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; {hint}")
 
 
 @contextlib.contextmanager

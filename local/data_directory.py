@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from command_line import UserError, written_whole
+from command_line import UserError, require_files, written_whole
 
 STAMP = ".done"  # written last into a directory that a stage makes; holds what it was made from
 
@@ -108,8 +108,7 @@ def fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     for name in ("wav.scp", "text", "utt2spk"):
         file = path / name
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; run the stages before this one")
+        require_files([file], "run the stages before this one")
         digest.update(file.read_bytes())
     for wav in read_columns(path / "wav.scp").values():
         try:

@@ -12,7 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
-from command_line import UserError, run, written_whole
+from command_line import UserError, require_files, run, written_whole
 from data_directory import STAMP, fingerprint, read_columns, write_columns
 from experiment import training_options
 from jobs import Job, exclusive, run_jobs
@@ -73,11 +73,7 @@ def main() -> None:
     parser.add_argument("command", nargs="+", help="espnet2.bin.asr_inference with its arguments")
     args = parser.parse_args()
     output: Path = args.output
-    for path in args.depends:
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; is the model trained (stage 11; a language model: 7)?"
-            )
+    require_files(args.depends, "is the model trained (stage 11; a language model: 7)?")
     check_language_model(args.command)
     utterances = read_columns(args.data / "wav.scp")
     count = max(1, min(args.nj, len(utterances)))

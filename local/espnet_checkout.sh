@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by teacher_student.sh: the asr.sh of the ESPnet checkout that ESPNET_ROOT names, in place of
 # local/asr.sh. It runs unmodified, in the recipe's directory, through links like those of ESPnet's own
-# recipes. Reads teacher_student.sh's variables, among them `given`, the options of the command line.
+# recipes. Reads teacher_student.sh's variables, among them `given`, the options that it passes on.
 # docs/espnet_checkout.md tells users about it.
 
 : "${stage:?}" "${stop_stage:?}" "${skip_eval:?}" "${expdir:?}" "${token_type:?}" "${allow_unk:?}" "${python:?}"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
-from command_line import UserError, written_whole
+from command_line import UserError, require_files, written_whole
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -62,8 +62,7 @@ def count_parameters(experiment: Path, model: str) -> Parameters:
 def training_options(experiment: Path) -> dict[str, object]:
     """The experiment's config.yaml, as ESPnet wrote it when training began."""
     path = experiment / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; is the model trained (stage 11)?")
+    require_files([path], "is the model trained (stage 11)?")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     options = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     assert isinstance(options, dict)

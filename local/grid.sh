@@ -10,35 +10,25 @@ systems=
 seeds="1 2 3"
 asr_args=
 expdir=exp
-options=()
+own_options=(systems seeds asr_args expdir)
+# shellcheck disable=SC2034  # read by parse_options.sh
+help_message="Usage: $0 [--systems \"NAME ...\"] [--seeds \"N ...\"] [options of the recipe's run.sh]
+  --systems   conf/grid/train_<NAME>.yaml, default: all of them
+  --seeds     default: ${seeds}
+  --asr_args  further options of asr_train for every system
+  --expdir    where the experiments and GRID.md go, default: ${expdir}"
+# shellcheck source=local/parse_options.sh
+. local/parse_options.sh
+
 die() {
     echo "grid.sh: error: $*" >&2
     exit 2
 }
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help | -h)
-            cat <<MESSAGE
-Usage: $0 [--systems "NAME ..."] [--seeds "N ..."] [options of the recipe's run.sh]
-  --systems   conf/grid/train_<NAME>.yaml, default: all of them
-  --seeds     default: ${seeds}
-  --asr_args  further options of asr_train for every system
-  --expdir    where the experiments and GRID.md go, default: ${expdir}
-MESSAGE
-            exit 0
-            ;;
-        --systems | --seeds | --asr_args | --asr-args | --expdir)
-            [ $# -ge 2 ] || die "option $1 needs a value"
-            name=${1#--} && name=${name//-/_}
-            printf -v "${name}" '%s' "$2"
-            shift 2
-            ;;
-        --teacher_config | --teacher_exp | --asr_config | --asr_tag | --stage | --stop_stage)
-            die "$1 is the grid's own; give it to run.sh"
-            ;;
-        *)
-            options+=("$1")
-            shift
+[ $# -eq 0 ] || die "unexpected argument '$1'; options start with --"
+for ((i = 0; i < ${#other_options[@]}; i += 2)); do
+    case "${other_options[i]//-/_}" in
+        __teacher_config | __teacher_exp | __asr_config | __asr_tag | __stage | __stop_stage)
+            die "${other_options[i]} is the grid's own; give it to run.sh"
             ;;
     esac
 done
@@ -58,7 +48,7 @@ for seed in ${seeds}; do
 done
 
 run() { # run <system> <asr_tag> <asr_args> <options...>
-    ./run.sh "${options[@]}" --teacher_config none --asr_config "conf/grid/train_$1.yaml" --asr_tag "$2" \
+    ./run.sh "${other_options[@]}" --teacher_config none --asr_config "conf/grid/train_$1.yaml" --asr_tag "$2" \
         --asr_args "$3" --expdir "${expdir}" "${@:4}"
 }
 run dense grid_data "${asr_args}" --stop_stage 10

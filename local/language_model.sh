@@ -6,7 +6,7 @@
 
 # Arguments that stages 6 and 7 share; lm_args is split at spaces, as in asr.sh of ESPnet.
 lm_train_args=(
-    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
+    "${token_args[@]:?}"
     --train_data_path_and_name_and_type "${lm_text},text,text"
     --valid_data_path_and_name_and_type "${lm_dev_text},text,text"
 )

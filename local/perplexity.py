@@ -7,7 +7,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from command_line import UserError, run
+from command_line import require_files, run
 from data_directory import is_current, read_columns, whole_directory
 from jobs import Job, run_jobs
 
@@ -20,9 +20,7 @@ def main() -> None:
     parser.add_argument("command", nargs="+", help="lm_calc_perplexity with its arguments")
     args = parser.parse_args()
     output: Path = args.output
-    for path in args.depends:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; is the language model trained (stage 7)?")
+    require_files(args.depends, "is the language model trained (stage 7)?")
     read_columns(args.text)
     digests = {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -43,35 +43,23 @@ die() {
 own_command=$(printf '%q ' "$0" "$@")
 # A checkout of ESPnet whose asr.sh is to be used (docs/espnet_checkout.md).
 export ESPNET_ROOT=${ESPNET_ROOT-}
+own_options=(teacher_config teacher_exp teacher_asr_model stage stop_stage asr_config asr_args asr_tag allow_unk)
+# shellcheck source=local/parse_options.sh
+. local/parse_options.sh
+[ $# -eq 0 ] || die "unexpected argument '$1'; options start with --"
 shared_options=()
-declare -A given=() # every option of the command line by its name
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        --*=*) option=${1%%=*} value=${1#*=} && shift ;;
-        --*)
-            [ $# -ge 2 ] || die "option $1 needs a value"
-            option=$1 value=$2 && shift 2
-            ;;
-        *) die "unexpected argument '$1'; options start with --" ;;
-    esac
-    name=${option#--} && name=${name//-/_}
+declare -A given=() # their values by name
+for ((i = 0; i < ${#other_options[@]}; i += 2)); do
+    name=${other_options[i]#--} && name=${name//-/_}
+    value=${other_options[i + 1]}
     given[${name}]=${value}
+    shared_options+=("--${name}" "${value}")
     case "${name}" in
-        teacher_config | teacher_exp | teacher_asr_model | stage | stop_stage | asr_config | asr_args | asr_tag | \
-            allow_unk)
-            printf -v "${name}" '%s' "${value}"
-            ;;
         skip_eval | expdir | inference_asr_model | lang | token_type | nbpe | bpemode | feats_type | \
             speed_perturb_factors | python)
             printf -v "${name}" '%s' "${value}"
-            shared_options+=("--${name}" "${value}")
             ;;
         asr_exp) die "--asr_exp would be the same for teacher and student; give --asr_tag or --expdir" ;;
-        *) shared_options+=("--${name}" "${value}") ;;
     esac
 done
 
@@ -86,7 +74,6 @@ export RECIPE_COMMAND=${RECIPE_COMMAND:-${own_command}}
 for name in stage stop_stage; do
     [[ "${!name}" =~ ^[0-9]+$ ]] || die "--${name} ${!name}: a number is needed"
 done
-[[ "${allow_unk}" =~ ^(true|false)$ ]] || die "--allow_unk ${allow_unk}: true or false is needed"
 [ -n "${asr_config}" ] || die "--asr_config, the student's configuration, is required"
 [ -n "${teacher_config}${teacher_exp}" ] || die "--teacher_config FILE or none is required"
 for file in "${teacher_config}" "${asr_config}"; do

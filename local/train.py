@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import yaml
-from command_line import UserError, run, written_whole
+from command_line import UserError, require_files, run, written_whole
 from jobs import Job, exclusive, run_jobs
 
 RECORD, FINISHED = ".training.json", ".finished.json"
@@ -53,8 +53,7 @@ def describe(config: Path | None, command: list[str]) -> dict[str, object]:
     options = ("--train_shape_file", "--valid_shape_file")
     shapes = [next((b for a, b in pairs if a == option), "") for option in options]
     for name in (*filter(None, shapes), *texts, *lists):
-        if not Path(name).is_file():
-            raise UserError(f"{name}: no such file; run the stages before this one first")
+        require_files([Path(name)], "run the stages before this one first")
         digest.update(Path(name).read_bytes())
     return {
         "config": loaded,

@@ -9,6 +9,7 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from typeguard import TypeCheckError
 
+from espnet_moe_share.checks import check_mapping, check_mapping_keys
 from espnet_moe_share.errors import ConfigurationError
 
 # Arguments of ESPnet's encoder that are ours to set, or that would change what it returns.
@@ -54,22 +55,16 @@ class EmbeddingNetwork(ConformerEncoder):
         Raises:
             ConfigurationError: An unknown key, or a value that cannot be.
         """
-        if not isinstance(settings, Mapping):
-            raise ConfigurationError(
-                "embedding_network must be a mapping of detach and arguments of ESPnet's "
-                f"ConformerEncoder, not {settings!r}"
-            )
-        known = ["detach", *(k for k in get_default_kwargs(ConformerEncoder) if k not in _FIXED)]
+        contents = "of detach and arguments of ESPnet's ConformerEncoder"
+        check_mapping("embedding_network", settings, contents)
         for key in settings:
             if key in _FIXED:
                 raise ConfigurationError(
                     f"embedding_network: '{key}' cannot be chosen; the network reads the encoder's "
                     "subsampled features and has one output"
                 )
-            if key not in known:
-                raise ConfigurationError(
-                    f"embedding_network: unknown key '{key}'; the keys are {', '.join(known)}"
-                )
+        known = ["detach", *(k for k in get_default_kwargs(ConformerEncoder) if k not in _FIXED)]
+        check_mapping_keys("embedding_network", settings, known)
         if not isinstance(settings.get("detach", True), bool):
             raise ConfigurationError(
                 f"embedding_network: 'detach' must be true or false, not {settings['detach']!r}"

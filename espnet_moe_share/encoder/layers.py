@@ -11,6 +11,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward i
 )
 from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequential
 
+from espnet_moe_share.checks import check_mapping, check_mapping_keys, check_names
 from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, router_embedding
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
@@ -26,17 +27,8 @@ _NO_FEED_FORWARD = (
 
 
 def _check_experts(experts: Mapping[str, Any]) -> tuple[int, int, list[str]]:
-    if not isinstance(experts, Mapping):
-        raise ConfigurationError(
-            f"experts must be a mapping with {', '.join(_EXPERTS_KEYS)}, not {experts!r}"
-        )
-    unknown = [str(key) for key in experts if key not in _EXPERTS_KEYS]
-    if unknown:
-        raise ConfigurationError(
-            f"experts: unknown key '{unknown[0]}'; the keys are {', '.join(_EXPERTS_KEYS)}"
-        )
-    if "num_experts" not in experts:
-        raise ConfigurationError("experts: 'num_experts' is missing")
+    check_mapping("experts", experts, f"with {', '.join(_EXPERTS_KEYS)}")
+    check_mapping_keys("experts", experts, _EXPERTS_KEYS, required=["num_experts"])
     num_experts, top_k = experts["num_experts"], experts.get("top_k", 1)
     modules = experts.get("modules", ["feed_forward"])
     if type(num_experts) is not int or num_experts < 1:
@@ -45,11 +37,7 @@ def _check_experts(experts: Mapping[str, Any]) -> tuple[int, int, list[str]]:
         raise ConfigurationError(
             f"experts: 'top_k' must be 1 to num_experts ({num_experts}), not {top_k!r}"
         )
-    names = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
-    if not names or not modules:
-        raise ConfigurationError(
-            f"experts: 'modules' must be a list such as [feed_forward], not {modules!r}"
-        )
+    check_names("experts", "modules", modules, "[feed_forward]")
     return num_experts, top_k, modules
 
 

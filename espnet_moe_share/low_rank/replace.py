@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from espnet2.asr.layers.cgmlp import ConvolutionalSpatialGatingUnit
 
+from espnet_moe_share.checks import check_mapping, check_mapping_keys, check_names
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.low_rank.linear import LowRankLinear
@@ -49,22 +50,10 @@ def _replaceable(layer: torch.nn.Module) -> dict[str, torch.nn.Linear | torch.nn
 
 
 def _check_entry(name: str, entry: Any) -> None:
-    if not isinstance(entry, Mapping):
-        raise ConfigurationError(f"{name} must be a mapping with modules and rank, not {entry!r}")
-    unknown = [str(key) for key in entry if key not in _KEYS]
-    if unknown:
-        raise ConfigurationError(
-            f"{name}: unknown key '{unknown[0]}'; the keys are {', '.join(_KEYS)}"
-        )
-    for key in _KEYS:
-        if key not in entry:
-            raise ConfigurationError(f"{name}: '{key}' is missing")
-    modules, rank = entry["modules"], entry["rank"]
-    patterns = isinstance(modules, list) and all(isinstance(pattern, str) for pattern in modules)
-    if not patterns or not modules:
-        raise ConfigurationError(
-            f"{name}: 'modules' must be a list such as [self_attn.linear_q], not {modules!r}"
-        )
+    check_mapping(name, entry, f"with {' and '.join(_KEYS)}")
+    check_mapping_keys(name, entry, _KEYS, required=_KEYS)
+    check_names(name, "modules", entry["modules"], "[self_attn.linear_q]")
+    rank = entry["rank"]
     if type(rank) is not int or rank < 1:
         raise ConfigurationError(f"{name}: 'rank' must be 1 or more, not {rank!r}")
 

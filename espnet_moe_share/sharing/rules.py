@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from espnet_moe_share.checks import check_mapping, check_mapping_keys
 from espnet_moe_share.errors import ConfigurationError
 
 _KEYS = ("modules", "except", "groups", "order")
+_REQUIRED = ("modules", "groups")
 _ORDERS = ("contiguous", "cyclic")
 
 
@@ -121,16 +123,9 @@ def parse_rule(name: str, rule: Mapping[str, Any], num_layers: int) -> SharingRu
     Raises:
         ConfigurationError: Unknown or missing keys, or values that cannot be.
     """
-    if not isinstance(rule, Mapping):
-        raise ConfigurationError(f"{name} must be a mapping with {', '.join(_KEYS)}, not {rule!r}")
-    unknown = [str(key) for key in rule if key not in _KEYS]
-    if unknown:
-        raise ConfigurationError(
-            f"{name}: unknown key '{unknown[0]}'; a rule has {', '.join(_KEYS)}"
-        )
-    for key in ("modules", "groups"):
-        if key not in rule:
-            raise ConfigurationError(f"{name}: '{key}' is missing")
+    check_mapping(name, rule, f"with {', '.join(_KEYS)}")
+    check_mapping_keys(name, rule, _KEYS, required=_REQUIRED)
+    for key in _REQUIRED:
         if rule[key] == []:
             raise ConfigurationError(f"{name}: '{key}' is empty, so that nothing is shared")
     order = rule.get("order", "contiguous")

@@ -198,6 +198,7 @@ def test_padding_and_batch_do_not_matter(
     merged = [
         type(calls[0])(
             torch.cat([c.logits_NE for c in calls]),
+            torch.cat([c.probabilities_NE for c in calls]),
             torch.cat([c.expert_ids_NK for c in calls]),
             calls[0].experts,
         )

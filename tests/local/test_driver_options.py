@@ -134,8 +134,9 @@ def test_help_of_both(recipe: Path) -> None:
         assert "--inference_nj" in done.stdout and "--asr_args" in done.stdout
 
 
-def test_recipe_passes_corpus_options_on(recorded: Path) -> None:
-    arguments = ("--gcin-voice", "/voices", *SYSTEMS, "--stop_stage", "1", "--nj", "3")
+@pytest.mark.parametrize("options", [("--gcin-voice", "/voices"), ("--gcin-voice=/voices",)])
+def test_recipe_passes_corpus_options_on(recorded: Path, options: tuple[str, ...]) -> None:
+    arguments = (*options, *SYSTEMS, "--stop_stage=1", "--nj", "3")
     # From another directory, as the README's command does.
     done = run(recorded.parents[2], "egs2/aishell/asr1/run.sh", *arguments)
     assert done.returncode == 0, done.stderr

@@ -289,7 +289,7 @@ def test_sclite_off_path(setting: Setting) -> None:
         ((), {"cmd_backend": "slurm"}, "cmd.sh: slurm.pl needs sbatch, which is not on PATH"),
         (("--speed_perturb_factors", "0.9 1.0"), {}, "sox, which asr.sh perturbs the speed with"),
         (("--token_type", "bpe"), {}, "spm_train, which asr.sh makes bpe tokens with"),
-        (("--allow_unk", "maybe"), {}, "--allow_unk maybe: true or false is needed"),
+        (("--allow_unk", "maybe"), {}, "--allow_unk takes true or false, not 'maybe'"),
         (("--python", "/usr/bin/env python0"), {}, "has no "),
     ],
 )

@@ -85,7 +85,7 @@ def run_grid(recipe: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_is_done_is_skipped(recipe: Path) -> None:
     options = ["--systems", "dense dense_shared", "--seeds", "1 2", "--asr_args", "--max_epoch 2"]
-    done = run_grid(recipe, *options, "--corpus", "mini_noisy")
+    done = run_grid(recipe, *options, "--corpus=mini_noisy")
     assert done.returncode == 0, done.stderr
     assert "grid_dense_seed1: done" in done.stdout
     calls = (recipe / "calls").read_text().splitlines()
@@ -100,13 +100,26 @@ def test_what_is_done_is_skipped(recipe: Path) -> None:
     assert sum("grid_table.py" in call for call in calls) == 2
 
 
+def test_forms_of_options(recipe: Path) -> None:
+    done = run_grid(recipe, "--seeds=7", "--systems=dense", "--asr-args=--max_epoch 2")
+    assert done.returncode == 0, done.stderr
+    trained = (recipe / "calls").read_text().splitlines()[1]
+    assert trained == (
+        "run.sh --teacher_config none --asr_config conf/grid/train_dense.yaml"
+        " --asr_tag grid_dense_seed7 --asr_args --seed 7 --max_epoch 2 --expdir exp --stage 11"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--systems", "dense sparse"], "--systems sparse: no conf/grid/train_sparse.yaml"),
         (["--seeds", "one"], "--seeds one: numbers are needed"),
         (["--asr_config", "x.yaml"], "--asr_config is the grid's own"),
+        (["--seeds=one"], "--seeds one: numbers are needed"),
+        (["--stop-stage=3"], "--stop-stage is the grid's own"),
         (["--seeds"], "option --seeds needs a value"),
+        (["dense"], "unexpected argument 'dense'"),
     ],
 )
 def test_refusals(recipe: Path, options: list[str], said: str) -> None:

@@ -16,30 +16,25 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
 corpus=mini
+own_options=(corpus)
+usage() {
+    # the comment above is this script's own part
+    sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
+    local/teacher_student.sh --help
+}
+# shellcheck source=local/parse_options.sh
+. local/parse_options.sh
+
 corpus_opts=()
 options=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help | -h)
-            # the comment above is this script's own part
-            sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
-            exec local/teacher_student.sh --help
+for ((i = 0; i < ${#other_options[@]}; i += 2)); do
+    case "${other_options[i]}" in
+        --aishell | --downloads | --data[_-]url | --checksums | --remove[_-]archive | --expect | \
+            --gcin[_-]voice | --vocabulary | --untranscribed | --*[_-]sentences | --*[_-]speakers)
+            corpus_opts+=("${other_options[@]:i:2}")
             ;;
-        --*=*) ;;
-        --*)
-            [ $# -ge 2 ] || { echo "run.sh: error: option $1 needs a value" >&2 && exit 2; }
-            set -- "$1=$2" "${@:3}"
-            ;;
+        *) options+=("${other_options[@]:i:2}") ;;
     esac
-    case "$1" in
-        --corpus=*) corpus=${1#*=} ;;
-        --aishell=* | --downloads=* | --data[_-]url=* | --checksums=* | --remove[_-]archive=* | --expect=* | \
-            --gcin[_-]voice=* | --vocabulary=* | --untranscribed=* | --*[_-]sentences=* | --*[_-]speakers=*)
-            corpus_opts+=("${1%%=*}" "${1#*=}")
-            ;;
-        *) options+=("$1") ;;
-    esac
-    shift
 done
 
 case "${corpus}" in
@@ -73,4 +68,4 @@ esac
 # data.sh's options are one string, as in ESPnet; a path with spaces cannot be said in it.
 exec local/teacher_student.sh "${defaults[@]}" \
     --token_type char --feats_type raw --speed_perturb_factors "0.9 1.0 1.1" \
-    --local_data_opts "--corpus ${corpus} ${corpus_opts[*]-}" "${options[@]}"
+    --local_data_opts "--corpus ${corpus} ${corpus_opts[*]-}" "${options[@]}" "$@"

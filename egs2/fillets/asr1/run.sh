@@ -12,33 +12,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
 lang="nl"
-corpus_opts=()
-options=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --lang | --fillets)
-            [ $# -ge 2 ] || { echo "run.sh: error: option $1 needs a value" >&2 && exit 2; }
-            set -- "$1=$2" "${@:3}"
-            ;;
-        --lang=*)
-            lang=${1#*=}
-            shift
-            ;;
-        --fillets=*)
-            corpus_opts+=(--fillets "${1#*=}")
-            shift
-            ;;
-        --help | -h)
-            # the comment above is this script's own part
-            sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
-            exec local/teacher_student.sh --help
-            ;;
-        *)
-            options+=("$1")
-            shift
-            ;;
-    esac
-done
+fillets=
+own_options=(lang fillets)
+usage() {
+    # the comment above is this script's own part
+    sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
+    local/teacher_student.sh --help
+}
+# shellcheck source=local/parse_options.sh
+. local/parse_options.sh
 if [ "${lang}" != nl ] && [ "${lang}" != cs ]; then
     echo "run.sh: error: --lang ${lang}: nl or cs is needed" >&2
     exit 2
@@ -52,4 +34,4 @@ exec local/teacher_student.sh \
     --inference_config conf/decode_asr_fillets.yaml \
     --token_type char --feats_type raw --speed_perturb_factors "0.9 1.0 1.1" \
     --ngpu 0 --nj 2 --inference_nj 2 \
-    --local_data_opts "--corpus fillets --lang ${lang} ${corpus_opts[*]-}" "${options[@]}"
+    --local_data_opts "--corpus fillets --lang ${lang} ${fillets:+--fillets ${fillets}}" "${other_options[@]}" "$@"
