@@ -104,10 +104,10 @@ def read_speech(path: str, sampling_rate: int) -> np.ndarray:
 
 
 def peak_memory() -> float:
-    """Return the most memory that the process has held so far, in MiB (Linux)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (kibibytes,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(kibibytes) / 1024
+    """Return the most memory that the process has held so far, in MiB; 0 if that is not Linux."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def run(args: argparse.Namespace) -> str:
@@ -144,8 +144,10 @@ def run(args: argparse.Namespace) -> str:
         f"{args.model_file}: {args.model_file.stat().st_size} bytes",
         f"{len(texts)} utterances, {speech_seconds:.1f} s of speech; {args.num_threads} thread(s)",
         f"real-time factor {seconds / max(speech_seconds, 1e-9):.4f}",
-        f"peak memory {memory:.1f} MiB, {memory - memory_before:.1f} of it for model and speech",
     ]
+    if memory > 0:
+        own = memory - memory_before
+        report.append(f"peak memory {memory:.1f} MiB, {own:.1f} of it for model and speech")
     if references is not None:
         pairs = [
             (references[name].replace(" ", ""), texts[name].replace(" ", "")) for name in texts
