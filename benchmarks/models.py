@@ -36,9 +36,9 @@ class EncoderSettings:
         import humanfriendly
         from espnet2.tasks.asr import encoder_choices
 
-        from espnet_moe_share.profiling.configuration import read_arguments
+        from espnet_moe_share.profiling.configuration import read_complete_arguments
 
-        options = read_arguments(config, vocab_size=4)
+        options = read_complete_arguments(config, vocab_size=4)
         encoder = encoder_choices.get_class(options.encoder)
         size, rate = options.input_size, 100.0
         if size is None:
