@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "espnet_moe_share/__init__.py").read_text())
 
+# Files for small devices, and what runs them
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+
 setup(
     name="espnet_moe_share",
     version=VERSION.group(1),
@@ -33,7 +36,10 @@ setup(
         # the mini recipe's sentences -> recorded syllables
         "pypinyin",
     ],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML"]},
+    extras_require={
+        "export": EXPORT,
+        "test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", *EXPORT],
+    },
     classifiers=[
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

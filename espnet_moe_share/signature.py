@@ -17,7 +17,9 @@ def extend_signature[T: type](cls: T) -> T:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     cls.added_arguments = tuple(parameter.name for parameter in own)  # type: ignore[attr-defined]
-    cls.__signature__ = base.replace(parameters=[*base.parameters.values(), *own])  # type: ignore[attr-defined]
+    # an argument of both is ours, which hands it on
+    of_base = [p for name, p in base.parameters.items() if name not in cls.added_arguments]  # type: ignore[attr-defined]
+    cls.__signature__ = base.replace(parameters=[*of_base, *own])  # type: ignore[attr-defined]
     return cls
 
 

@@ -38,3 +38,7 @@ export PYTHONIOENCODING=UTF-8
 # Threads that wait must not spin: training on the CPU would be slowed many times over as soon as another
 # program wants one of the same cores.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+# glibc must not hand freed memory back: a training step frees its gradients and activations and takes as
+# much again, which the system would have to clear and map page by page in every step.
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_-4294967296}
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_-8589934592}

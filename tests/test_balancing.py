@@ -54,7 +54,7 @@ def test_bias_stays_during_an_accumulated_step_and_moves_by_all_its_choices() ->
     recorded: list[Any] = []
     for layer in model.encoder.encoders:
         layer.feed_forward.router.register_forward_hook(
-            lambda module, args, output: recorded.append((output[1], args[1].clone()))
+            lambda module, args, output: recorded.append((output[2], args[1].clone()))
         )
     for number in (1, 2):
         model(**batch(seed=number, lengths=(12000, 9000, 7000)[:: 2 * number - 3]))[0].backward()

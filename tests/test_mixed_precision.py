@@ -85,7 +85,7 @@ def test_one_step_is_close_to_float32(
         # the others are 0 but for rounding: biases that softmax or batch norm take out again
         if expected.grad.norm() > 1e-4:
             cosine = torch.cosine_similarity(parameter.grad.flatten(), expected.grad.flatten(), 0)
-            assert cosine > 0.98, name
+            assert cosine > 0.97, name
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
@@ -102,7 +102,10 @@ def test_router_losses_alone_have_float32_gradients(
         for dtype in (torch.bfloat16, None):
             with autocast(dtype):
                 loss_value = loss(
-                    [Routing(z, r.expert_ids_NK, r.experts) for z, r in zip(logits, routings)]
+                    [
+                        Routing(z, z.softmax(-1), r.expert_ids_NK, r.experts)
+                        for z, r in zip(logits, routings)
+                    ]
                 )
             results.append([loss_value, *torch.autograd.grad(loss_value, logits)])
         for lower, exact in zip(*results):

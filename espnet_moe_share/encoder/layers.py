@@ -1,5 +1,6 @@
 """Transformation of an ESPnet encoder's layers by the knobs of ``encoder_conf``."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward i
 from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequential
 
 from espnet_moe_share.checks import check_mapping, check_mapping_keys, check_names
+from espnet_moe_share.encoder.checkpointing import check_numbers, checkpoint_layers
 from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, router_embedding
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
@@ -20,6 +22,7 @@ from espnet_moe_share.low_rank.replace import replace_by_factors
 from espnet_moe_share.sharing.layers import SharedLayers
 from espnet_moe_share.sharing.rules import parse_rules
 
+_CHECKPOINT_KEY = "gradient_checkpoint_layers"
 _EXPERTS_KEYS = ("num_experts", "top_k", "modules", *OPTION_KEYS)
 _NO_FEED_FORWARD = (
     "none (is positionwise_layer_type linear and, in an E-Branchformer, use_ffn true?)"
@@ -144,6 +147,9 @@ class MoeShareLayers(AbsEncoder):
         sharing: See :mod:`espnet_moe_share.sharing.rules`.
         embedding_network: See :class:`espnet_moe_share.encoder.embedding_network.EmbeddingNetwork`;
             None: a router sees the input of its own layer only.
+        gradient_checkpoint_layers: Layers that are run again in the backward pass instead of
+            keeping what is inside them; 1 is the first, as in ESPnet's E-Branchformer, which has
+            this argument (and 0 for its input layer) itself.
 
     Raises:
         ConfigurationError: The experts, the factors, a sharing rule or the embedding network cannot
@@ -160,9 +166,17 @@ class MoeShareLayers(AbsEncoder):
         low_rank: list[dict[str, Any]] | None = None,
         sharing: list[dict[str, Any]] | None = None,
         embedding_network: dict[str, Any] | None = None,
+        gradient_checkpoint_layers: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
+        checkpointed = [] if gradient_checkpoint_layers is None else gradient_checkpoint_layers
+        espnet_has_it = _CHECKPOINT_KEY in inspect.signature(super().__init__).parameters
+        if espnet_has_it:
+            kwargs[_CHECKPOINT_KEY] = checkpointed
         super().__init__(*args, **kwargs)
+        check_numbers(checkpointed, 0 if espnet_has_it else 1, len(self.encoders))
+        if not espnet_has_it:
+            checkpoint_layers(self.encoders, checkpointed)
         embedding_size = 0
         self.embedding_network: EmbeddingNetwork | None = None
         if embedding_network is not None:
@@ -184,7 +198,7 @@ class MoeShareLayers(AbsEncoder):
                 "ctc_trim removes frames between the layers, for which embedding_network has "
                 "computed embeddings; use one of them"
             )
-        if 0 in getattr(self, "gradient_checkpoint_layers", []):
+        if 0 in getattr(self, _CHECKPOINT_KEY, []):
             raise ConfigurationError(
                 "gradient_checkpoint_layers: 0, the input layer, would have to run a second time "
                 "without the embedding_network that reads its output; leave 0 out"

@@ -31,12 +31,14 @@ class RoutingCounts:
 def count_routing(routing: Routing) -> RoutingCounts:
     """Add up the frames of one call of one expert layer."""
     frames, num_experts = routing.logits_NE.shape
+    expert_ids = routing.expert_ids_NK.flatten()
     dropped_NK = routing.dropped_NK
     return RoutingCounts(
-        routing.expert_ids_NK.new_full((), frames),
-        routing.expert_ids_NK.flatten().bincount(minlength=num_experts),
-        routing.expert_ids_NK.new_zeros(()) if dropped_NK is None else dropped_NK.sum(),
-        routing.logits_NE.softmax(dim=-1).sum(dim=0),
+        expert_ids.new_full((), frames),
+        # not bincount, which waits for a GPU
+        expert_ids.new_zeros(num_experts).scatter_add_(0, expert_ids, torch.ones_like(expert_ids)),
+        expert_ids.new_zeros(()) if dropped_NK is None else dropped_NK.sum(),
+        routing.probabilities_NE.sum(dim=0),
     )
 
 

@@ -1,7 +1,13 @@
 """The experts: feed-forward networks with stacked weights."""
 
+from collections.abc import Callable, Iterator
+
 import torch
+from espnet2.legacy.nets.pytorch_backend.conformer.swish import Swish
 from torch.nn import functional as F
+
+# w_1, b_1, w_2, b_2 of one expert
+ExpertWeights = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class StackedExperts(torch.nn.Module):
@@ -16,7 +22,8 @@ class StackedExperts(torch.nn.Module):
         size: D.
         hidden_units: H.
         dropout: Dropout module applied to hidden activations.
-        activation: Activation module.
+        activation: Activation module. ESPnet's Swish is replaced by torch's SiLU, the same function
+            in one step, which keeps one tensor for the backward pass instead of three.
     """
 
     def __init__(
@@ -30,10 +37,12 @@ class StackedExperts(torch.nn.Module):
         super().__init__()
         self.w_1 = torch.nn.Parameter(torch.empty(num_experts, hidden_units, size))
         self.b_1 = torch.nn.Parameter(torch.empty(num_experts, hidden_units))
-        self.w_2 = torch.nn.Parameter(torch.empty(num_experts, size, hidden_units))
+        # Of this shape, but each expert by columns in memory: its gradient takes MKL a fraction of
+        # the time then (benchmarks/pieces.py). Nothing breaks where that is lost.
+        self.w_2 = torch.nn.Parameter(torch.empty(num_experts, hidden_units, size).mT)
         self.b_2 = torch.nn.Parameter(torch.empty(num_experts, size))
         self.dropout = dropout
-        self.activation = activation
+        self.activation = torch.nn.SiLU() if isinstance(activation, Swish) else activation
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -43,28 +52,32 @@ class StackedExperts(torch.nn.Module):
             torch.nn.init.uniform_(weight, -bound, bound)
             torch.nn.init.uniform_(bias, -bound, bound)
 
-    def forward(self, x_ND: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
-        """Apply expert e to its own rows.
+    def unbind(self) -> Iterator[ExpertWeights]:
+        """Yield ``w_1`` (H, D), ``b_1`` (H,), ``w_2`` (D, H) and ``b_2`` (D,) of every expert.
+
+        By unbind instead of ``w_1[e]``: the gradient of an index is a zero tensor of the full
+        (E, H, D) size for every expert.
+        """
+        return zip(self.w_1.unbind(), self.b_1.unbind(), self.w_2.unbind(), self.b_2.unbind())
+
+    def apply_one(
+        self,
+        x_ND: torch.Tensor,
+        weights: ExpertWeights,
+        linear: Callable[..., torch.Tensor] = F.linear,
+    ) -> torch.Tensor:
+        """Apply one expert to frames.
 
         Args:
-            x_ND: Frames (N, D), those of expert 0 first, then those of expert 1, and so on.
-            counts_E: Number of frames of each expert (E,); their sum is N.
+            x_ND: Frames (N, D).
+            weights: As :meth:`unbind` yields them.
+            linear: Called with input, weight and bias.
 
         Returns:
-            Outputs (N, D), in the order of the input.
+            (N, D).
         """
-        # unbind instead of w_1[e]: the gradient of an index is a zero tensor of the full
-        # (E, H, D) size for every expert.
-        experts = zip(
-            x_ND.split(counts_E.tolist()),
-            self.w_1.unbind(),
-            self.b_1.unbind(),
-            self.w_2.unbind(),
-            self.b_2.unbind(),
-        )
-        return torch.cat(
-            [
-                F.linear(self.dropout(self.activation(F.linear(x, w_1, b_1))), w_2, b_2)
-                for x, w_1, b_1, w_2, b_2 in experts
-            ]
-        )
+        w_1, b_1, w_2, b_2 = weights
+        hidden_NH = self.activation(linear(x_ND, w_1, b_1))
+        if self.training:
+            hidden_NH = self.dropout(hidden_NH)
+        return linear(hidden_NH, w_2, b_2)

@@ -3,8 +3,10 @@
 import torch
 
 from espnet_moe_share.experts.capacity import expert_capacity, over_capacity
+from espnet_moe_share.experts.dispatch import Frames, find_frames, plan_dispatch
 from espnet_moe_share.experts.expert_bias import ExpertBias
 from espnet_moe_share.experts.experts import StackedExperts
+from espnet_moe_share.experts.kernels import apply_dense, apply_sorted, choose_kernel, is_traced
 from espnet_moe_share.experts.router import TopKRouter
 from espnet_moe_share.experts.routing import Routing
 
@@ -82,47 +84,48 @@ class MixtureOfExperts(torch.nn.Module):
         """
         mask, self.frame_mask = self.frame_mask, None
         e_BTD, self.embedding = self.embedding, None
-        mask_BT = None if mask is None else mask.reshape(x_BTD.shape[:-1]).bool()
-        x_ND = _valid_frames(x_BTD, mask_BT)
-        # cat(embedding, x): SpeechMoE
-        seen_ND = (
-            x_ND if e_BTD is None else torch.cat([_valid_frames(e_BTD, mask_BT), x_ND], dim=-1)
-        )
-        y_ND = self._route(x_ND, seen_ND)
-        if mask_BT is None:
-            return y_ND.view_as(x_BTD)
-        return y_ND.new_zeros(x_BTD.shape).masked_scatter(mask_BT.unsqueeze(-1), y_ND)
+        x_RD = x_BTD.flatten(0, -2)
+        e_RD = None if e_BTD is None else e_BTD.flatten(0, -2)
+        if mask is None:
+            return self._route(x_RD, e_RD, None).view_as(x_BTD)
+        if mask.numel() != x_RD.size(0):
+            raise ValueError(f"frame_mask {tuple(mask.shape)} is not that of {tuple(x_BTD.shape)}")
+        if is_traced():
+            # how many frames are valid is not known then
+            mask_BT1 = mask.reshape(*x_BTD.shape[:-1], 1)
+            return self._route(x_RD, e_RD, None).view_as(x_BTD).masked_fill(~mask_BT1, 0)
+        return self._route(x_RD, e_RD, find_frames(mask)).view_as(x_BTD)
 
-    def _route(self, x_ND: torch.Tensor, seen_ND: torch.Tensor) -> torch.Tensor:
+    def _route(
+        self, x_RD: torch.Tensor, e_RD: torch.Tensor | None, frames: Frames | None
+    ) -> torch.Tensor:
+        """Return the output of rows (R, D): of the frames; zero on padding."""
+        x_ND = x_RD if frames is None else frames.take(x_RD)
+        seen_ND = x_ND
+        if e_RD is not None:
+            e_ND = e_RD if frames is None else frames.take(e_RD)
+            seen_ND = torch.cat([e_ND, x_ND], dim=-1)  # SpeechMoE
         bias_E = None if self.expert_bias is None else self.expert_bias()
-        logits_NE, expert_ids_NK, gates_NK = self.router(seen_ND, bias_E)
+        logits_NE, p_NE, expert_ids_NK, gates_NK = self.router(seen_ND, bias_E)
         dropped_NK = self._dropped(expert_ids_NK, gates_NK)
         if self.recorder is not None:
-            routing = Routing(logits_NE, expert_ids_NK, self.experts.w_1, dropped_NK)
+            routing = Routing(logits_NE, p_NE, expert_ids_NK, self.experts.w_1, dropped_NK)
             self.recorder.append(routing)
-        expert_ids = expert_ids_NK.flatten()
-        order = expert_ids.argsort(stable=True)
-        if dropped_NK is not None:
-            order = order[~dropped_NK.flatten()[order]]
-        frames = order.div(self.router.top_k, rounding_mode="floor")
-        counts_E = expert_ids[order].bincount(minlength=logits_NE.size(1))
-        y = self.experts(x_ND[frames], counts_E)
-        y = y * gates_NK.flatten()[order].unsqueeze(-1).to(y.dtype)
-        # Back to frame order, dropped choices as zero, by writing every row once: index_add would
-        # add the K outputs of a frame in an order that differs from run to run on a GPU.
-        y_by_choice = y.new_zeros(expert_ids.numel(), y.size(-1)).index_copy(0, order, y)
-        return y_by_choice.unflatten(0, expert_ids_NK.shape).sum(dim=1)
+        kernel = choose_kernel(x_ND, self.experts)
+        if kernel == "dense":
+            if dropped_NK is not None:
+                gates_NK = gates_NK.masked_fill(dropped_NK, 0)
+            y_ND = apply_dense(self.experts, x_ND, expert_ids_NK, gates_NK)
+            return y_ND if frames is None else frames.put(y_ND)
+        dispatch = plan_dispatch(expert_ids_NK, self.router.weight.size(0), frames, dropped_NK)
+        return dispatch.combine(apply_sorted(kernel, self.experts, x_RD, dispatch), gates_NK)
 
     def _dropped(self, expert_ids_NK: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor | None:
         if self.capacity_factor is None:
             return None
         if not self.training:
-            return torch.zeros_like(expert_ids_NK, dtype=torch.bool)
+            return None
         num_frames, top_k = expert_ids_NK.shape
         num_experts = self.router.weight.size(0)
         capacity = expert_capacity(num_frames, top_k, num_experts, self.capacity_factor)
         return over_capacity(expert_ids_NK, gates_NK, num_experts, capacity)
-
-
-def _valid_frames(x_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    return x_BTD.flatten(0, -2) if mask_BT is None else x_BTD[mask_BT]

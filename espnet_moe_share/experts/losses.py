@@ -24,7 +24,7 @@ from espnet_moe_share.experts.routing import Routing
 
 def _balance(routings: Sequence[Routing], counts: Sequence[RoutingCounts]) -> torch.Tensor:
     """E * sum_e f_e P_e over the frames of all given calls; 0 where there are none."""
-    p_NE = torch.cat([routing.logits_NE for routing in routings]).softmax(dim=-1)
+    p_NE = torch.cat([routing.probabilities_NE for routing in routings])
     total = add_counts(counts)
     shares_E = total.choices_E.to(p_NE.dtype) / total.choices_E.sum().clamp(min=1)
     return p_NE.size(1) * (shares_E * p_NE.sum(dim=0)).sum() / total.frames.clamp(min=1)
@@ -99,7 +99,7 @@ def sparsity_loss(
 
 
 def _sparsity(routing: Routing) -> torch.Tensor:
-    p_NE = routing.logits_NE.softmax(dim=-1)
+    p_NE = routing.probabilities_NE
     return (p_NE.sum(dim=-1) / p_NE.square().sum(dim=-1).sqrt()).sum()
 
 
@@ -126,6 +126,6 @@ def _importance(routing: Routing, layer: RoutingCounts) -> torch.Tensor:
     once.
     """
     frames = layer.frames.clamp(min=1)
-    q_E = routing.logits_NE.softmax(dim=-1).sum(dim=0) / frames
+    q_E = routing.probabilities_NE.sum(dim=0) / frames
     mean_E = layer.probabilities_E / frames
     return q_E.numel() * (mean_E * (2 * q_E - q_E.detach())).sum()

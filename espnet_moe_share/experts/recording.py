@@ -58,6 +58,7 @@ def _join(layer: torch.nn.Module, calls: Sequence[Routing]) -> Routing:
     dropped = [call.dropped_NK for call in calls if call.dropped_NK is not None]
     return Routing(
         torch.cat([no_logits, *(call.logits_NE for call in calls)]),
+        torch.cat([no_logits, *(call.probabilities_NE for call in calls)]),
         torch.cat([no_choices, *(call.expert_ids_NK for call in calls)]),
         layer.experts.w_1,
         torch.cat(dropped) if dropped else None,

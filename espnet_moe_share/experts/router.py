@@ -1,7 +1,16 @@
 """The router: which experts see a frame, and with which weight."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch.nn import functional as F
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    # nothing to do costs less than a tenth of doing nothing
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 class TopKRouter(torch.nn.Module):
@@ -38,7 +47,7 @@ class TopKRouter(torch.nn.Module):
 
     def forward(
         self, x_ND: torch.Tensor, bias_E: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Choose experts.
 
         Args:
@@ -46,19 +55,23 @@ class TopKRouter(torch.nn.Module):
             bias_E: Added to the probabilities for the choice, not for the gates (E,).
 
         Returns:
-            Router logits (N, E) in float32 or float64; numbers of the chosen experts (N, K),
-            best first; their gates (N, K), in the dtype of the logits.
+            Router logits (N, E) in float32 or float64; the probabilities that they stand for
+            (N, E); numbers of the chosen experts (N, K), best first; their gates (N, K), in the
+            dtype of the logits.
         """
         dtype = torch.promote_types(x_ND.dtype, torch.float32)
-        with torch.autocast(x_ND.device.type, enabled=False):
+        with _no_autocast(x_ND.device.type):
             x_ND = x_ND.to(dtype)
             if self.training and self.jitter > 0:
                 x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
             logits_NE = F.linear(x_ND, self.weight.to(dtype))
             p_NE = logits_NE.softmax(dim=-1)
             scores_NE = p_NE if bias_E is None else p_NE + bias_E
-            expert_ids_NK = scores_NE.topk(self.top_k, dim=-1).indices
+            if self.top_k == 1:
+                expert_ids_NK = scores_NE.argmax(dim=-1, keepdim=True)
+            else:
+                expert_ids_NK = scores_NE.topk(self.top_k, dim=-1).indices
             gates_NK = p_NE.gather(-1, expert_ids_NK)
             if self.top_k > 1:
                 gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
-        return logits_NE, expert_ids_NK, gates_NK
+        return logits_NE, p_NE, expert_ids_NK, gates_NK

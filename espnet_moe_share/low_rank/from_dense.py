@@ -2,11 +2,11 @@
 
 Every tensor takes the value that is nearest to the dense layers' own, in the sense of least
 squares: factors by singular value decomposition (:mod:`espnet_moe_share.low_rank.svd`), a tensor
-that layers share as their mean.
+that layers share as their mean, unless one layer of each group is chosen to give it.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +35,13 @@ class Reconstruction:
     error: float
 
 
-def _tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return dict(itertools.chain(layer.named_parameters(), layer.named_buffers()))
+def layer_tensors(
+    layer: torch.nn.Module, left_out: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of a layer by path, without those below the modules ``left_out``."""
+    tensors = itertools.chain(layer.named_parameters(), layer.named_buffers())
+    below = tuple(f"{module}." for module in left_out)
+    return {path: tensor for path, tensor in tensors if not path.startswith(below)}
 
 
 def _factored(layer: torch.nn.Module) -> dict[str, LowRankLinear]:
@@ -45,9 +50,9 @@ def _factored(layer: torch.nn.Module) -> dict[str, LowRankLinear]:
     }
 
 
-def _unfactored(layer: torch.nn.Module) -> dict[str, str]:
+def _unfactored(layer: torch.nn.Module, left_out: Collection[str] = ()) -> dict[str, str]:
     """Paths of all tensors but factors -> their paths in a dense layer."""
-    paths = {path: path for path in _tensors(layer)}
+    paths = {path: path for path in layer_tensors(layer, left_out)}
     for path in _factored(layer):
         del paths[f"{path}.down.weight"], paths[f"{path}.up.weight"]
         if f"{path}.up.bias" in paths:
@@ -55,10 +60,12 @@ def _unfactored(layer: torch.nn.Module) -> dict[str, str]:
     return paths
 
 
-def _full_tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _full_tensors(
+    layer: torch.nn.Module, left_out: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
     """Tensors by the paths that they have in a dense layer, with products in place of factors."""
-    tensors = _tensors(layer)
-    full = {dense_path: tensors[path] for path, dense_path in _unfactored(layer).items()}
+    tensors = layer_tensors(layer)
+    full = {dense_path: tensors[path] for path, dense_path in _unfactored(layer, left_out).items()}
     products = {f"{path}.weight": factors.weight for path, factors in _factored(layer).items()}
     return {path: tensor.detach() for path, tensor in {**full, **products}.items()}
 
@@ -82,14 +89,17 @@ def _check(dense: dict[str, torch.Tensor], own: dict[str, torch.Tensor], layer: 
             )
 
 
-def _owners(tensors: Sequence[dict[str, torch.Tensor]], path: str) -> list[int]:
+def owners(tensors: Sequence[dict[str, torch.Tensor]], path: str) -> list[int]:
     """For each layer the first one that has the same tensor at this path."""
     identities = [id(layer[path]) for layer in tensors]
     return [identities.index(identity) for identity in identities]
 
 
 def initialize_from_dense(
-    layers: Sequence[torch.nn.Module], dense_layers: Sequence[torch.nn.Module]
+    layers: Sequence[torch.nn.Module],
+    dense_layers: Sequence[torch.nn.Module],
+    place: int | None = None,
+    left_out: Collection[str] = (),
 ) -> list[Reconstruction]:
     """Give layers the values nearest to those of a dense model's layers.
 
@@ -97,42 +107,77 @@ def initialize_from_dense(
         layers: With factors, shared tensors or both; changed in place. Tensors of a single layer
             that are no factors become the dense layer's.
         dense_layers: As many, of the same sizes.
+        place: Which layer of each group gives a tensor that they share without factors (0 the
+            first, -1 the last); None: their mean.
+        left_out: Modules of the layers that are not touched, and need not correspond.
 
     Returns:
         One element for each layer and each of its weights (two dimensions or more) that is
         factored or shared, by path, then by layer.
 
     Raises:
-        ConfigurationError: The layers do not correspond, or groups of layers that share one factor
-            cross those that share the other.
+        ConfigurationError: The layers do not correspond, a group has no such ``place``, or groups
+            of layers that share one factor cross those that share the other.
     """
     if len(layers) != len(dense_layers):
         raise ConfigurationError(
             f"the dense model has {len(dense_layers)} encoder layers, the new one {len(layers)}; "
             "both need as many"
         )
-    dense = [_full_tensors(layer) for layer in dense_layers]
+    dense = [_full_tensors(layer, left_out) for layer in dense_layers]
     for number, layer in enumerate(layers):
-        _check(dense[number], _full_tensors(layer), number)
-    tensors = [_tensors(layer) for layer in layers]
+        _check(dense[number], _full_tensors(layer, left_out), number)
+    tensors = [layer_tensors(layer) for layer in layers]
     with torch.no_grad():
-        for path, dense_path in _unfactored(layers[0]).items():
-            _take_mean(tensors, path, [layer[dense_path] for layer in dense])
+        for path, dense_path in _unfactored(layers[0], left_out).items():
+            values = [layer[dense_path] for layer in dense]
+            for owner, group in groups(tensors, path).items():
+                tensors[owner][path].copy_(shared_value(values, group, place))
         for path, factors in _factored(layers[0]).items():
             weights = [layer[f"{path}.weight"] for layer in dense]
             _take_factors(tensors, path, weights, factors.down.weight.size(0))
-    return _reconstructions(layers, dense)
+    return _reconstructions(layers, dense, left_out)
 
 
-def _take_mean(
-    tensors: Sequence[dict[str, torch.Tensor]], path: str, values: Sequence[torch.Tensor]
-) -> None:
-    owners = _owners(tensors, path)
-    for owner in set(owners):
-        group = [value for value, one in zip(values, owners) if one == owner]
-        # counters of batches are integers, and the same in all layers
-        average = torch.stack(group).double().mean(0) if group[0].is_floating_point() else group[0]
-        tensors[owner][path].copy_(average)
+def groups(tensors: Sequence[dict[str, torch.Tensor]], path: str) -> dict[int, list[int]]:
+    """First layer of each group of layers that share the tensor at this path -> the group."""
+    found: dict[int, list[int]] = {}
+    for layer, owner in enumerate(owners(tensors, path)):
+        found.setdefault(owner, []).append(layer)
+    return found
+
+
+def shared_value(
+    values: Sequence[torch.Tensor], group: Sequence[int], place: int | None
+) -> torch.Tensor:
+    """Return what a group of layers shares of the dense layers' values.
+
+    Args:
+        values: Of all dense layers.
+        group: Layers that share it.
+        place: Of the layer of the group that gives it; None: their mean.
+
+    Raises:
+        ConfigurationError: The group has no such place.
+    """
+    # counters of batches are integers, and the same in all layers
+    if place is None and values[0].is_floating_point():
+        return torch.stack([values[layer] for layer in group]).double().mean(0)
+    return values[layer_at(group, place or 0)]
+
+
+def layer_at(group: Sequence[int], place: int) -> int:
+    """Return the layer at a place of a group, 0 the first, -1 the last.
+
+    Raises:
+        ConfigurationError: The group has no such place.
+    """
+    if not -len(group) <= place < len(group) and len(group) > 1:
+        raise ConfigurationError(
+            f"layers {', '.join(map(str, group))} share a tensor: there is no place {place} among "
+            f"these {len(group)}"
+        )
+    return group[place] if len(group) > 1 else group[0]
 
 
 def _take_factors(
@@ -142,10 +187,10 @@ def _take_factors(
     rank: int,
 ) -> None:
     paths = {factor: f"{path}.{factor}.weight" for factor in ("up", "down")}
-    owners = {factor: _owners(tensors, paths[factor]) for factor in paths}
+    layers = {factor: owners(tensors, paths[factor]) for factor in paths}
     try:
         ups, downs = fit_factors(
-            [weight.flatten(1) for weight in weights], owners["up"], owners["down"], rank
+            [weight.flatten(1) for weight in weights], layers["up"], layers["down"], rank
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"'{path}': {error}") from None
@@ -156,19 +201,21 @@ def _take_factors(
 
 
 def _reconstructions(
-    layers: Sequence[torch.nn.Module], dense: Sequence[dict[str, torch.Tensor]]
+    layers: Sequence[torch.nn.Module],
+    dense: Sequence[dict[str, torch.Tensor]],
+    left_out: Collection[str],
 ) -> list[Reconstruction]:
     ranks = {
         f"{path}.weight": factors.down.weight.size(0)
         for path, factors in _factored(layers[0]).items()
     }
-    tensors = [_tensors(layer) for layer in layers]
+    tensors = [layer_tensors(layer) for layer in layers]
     shared = {
         dense_path
-        for path, dense_path in _unfactored(layers[0]).items()
-        if len(set(_owners(tensors, path))) < len(layers)
+        for path, dense_path in _unfactored(layers[0], left_out).items()
+        if len(set(owners(tensors, path))) < len(layers)
     }
-    found = [_full_tensors(layer) for layer in layers]
+    found = [_full_tensors(layer, left_out) for layer in layers]
     return [
         Reconstruction(
             layer=number,

@@ -59,7 +59,8 @@ class _Redirect:
         self,
         router: torch.nn.Module,
         inputs: tuple[torch.Tensor, ...],
-        output: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits_NE, expert_ids_NK, gates_NK = output
-        return logits_NE, self.permutation.to(expert_ids_NK.device)[expert_ids_NK], gates_NK
+        output: tuple[torch.Tensor, ...],
+    ) -> tuple[torch.Tensor, ...]:
+        logits_NE, p_NE, expert_ids_NK, gates_NK = output
+        shuffled_NK = self.permutation.to(expert_ids_NK.device)[expert_ids_NK]
+        return logits_NE, p_NE, shuffled_NK, gates_NK

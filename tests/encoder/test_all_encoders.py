@@ -51,7 +51,8 @@ def test_signature_is_espnets_plus_ours(name: str) -> None:
     upstream = get_default_kwargs(type(encoder(name=name)))
     extended = get_default_kwargs(type(ours(name)))
     assert len(upstream) > 15
-    own = dict.fromkeys(("experts", "low_rank", "sharing", "embedding_network"))
+    knobs = ("experts", "low_rank", "sharing", "embedding_network", "gradient_checkpoint_layers")
+    own = dict.fromkeys(knobs)
     assert extended == {**upstream, **own}
 
 
@@ -198,6 +199,7 @@ def test_padding_and_batch_do_not_matter(
     merged = [
         type(calls[0])(
             torch.cat([c.logits_NE for c in calls]),
+            torch.cat([c.probabilities_NE for c in calls]),
             torch.cat([c.expert_ids_NK for c in calls]),
             calls[0].experts,
         )
@@ -291,28 +293,47 @@ def test_layer_drop_skips_layers_and_their_routing() -> None:
     assert not any(records.values())
 
 
-def test_gradient_checkpointing_changes_nothing(double_precision: None) -> None:
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("conformer", [1, 2, 4]), ("transformer", [1, 2, 4]), ("e_branchformer", [0, 1, 2, 4])],
+)
+def test_gradient_checkpointing_changes_nothing(
+    double_precision: None, name: str, numbers: list[int]
+) -> None:
     """The second forward, in the backward pass, gets the frame mask again and is not recorded."""
-    results = []
-    for layers in ([], [0, 1, 2, 4]):
+    results, states = [], []
+    for layers in ([], numbers):
         model = ours(
-            "e_branchformer",
-            experts={**EXPERTS, "modules": ["feed_forward", "feed_forward_macaron"]},
+            name,
+            experts={**EXPERTS, "modules": feed_forwards(ours(name))},
             sharing=SHARING,
             gradient_checkpoint_layers=layers,
         )
         randomize(model)
         x, lengths = features()
+        runs: list[int] = []
+        model.encoders[0].register_forward_pre_hook(lambda *args, runs=runs: runs.append(1))
         torch.manual_seed(3)
         with record_routing(model) as records:
             y = model(x, lengths)[0]
         routings = [routing for calls in records.values() for routing in calls]
         (y.square().sum() + layer_balance_loss(routings) + router_z_loss(routings)).backward()
         assert all(len(calls) == 1 for calls in records.values())
+        assert len(runs) == (2 if layers else 1)
         results.append({path: p.grad for path, p in model.named_parameters()})
+        states.append(model.state_dict())  # with batch norms' statistics
+    assert list(states[0]) == list(states[1])
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value)
     plain, checkpointed = results
     for path, gradient in plain.items():
         torch.testing.assert_close(checkpointed[path], gradient)
+
+
+@pytest.mark.parametrize("numbers", [[0], [5], [1.0], 3])
+def test_layers_that_cannot_be_checkpointed_are_refused(numbers: Any) -> None:
+    with pytest.raises(ConfigurationError, match="list of numbers from 1 to 4, of which 1 is the"):
+        ours("conformer", gradient_checkpoint_layers=numbers)
 
 
 @pytest.mark.parametrize("of", ["same", "conformer"])

@@ -16,7 +16,9 @@ PATHS = ["layers.0.feed_forward", "layers.1.feed_forward"]
 
 def counts(*expert_ids: int) -> RoutingCounts:
     ids = torch.tensor(expert_ids, dtype=torch.long).view(-1, 1)
-    return count_routing(Routing(torch.zeros(len(ids), 4), ids, torch.nn.Parameter(torch.zeros(1))))
+    logits = torch.zeros(len(ids), 4)
+    pool = torch.nn.Parameter(torch.zeros(1))
+    return count_routing(Routing(logits, logits.softmax(-1), ids, pool))
 
 
 class Layer(torch.nn.Module):

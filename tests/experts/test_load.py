@@ -13,7 +13,8 @@ from espnet_moe_share.experts.routing import Routing
 def counts(ids: list[list[int]], num_experts: int = 4) -> RoutingCounts:
     parameter = torch.nn.Parameter(torch.zeros(1))
     chosen = torch.tensor(ids, dtype=torch.int64)
-    return count_routing(Routing(torch.zeros(len(ids), num_experts), chosen, parameter))
+    logits = torch.zeros(len(ids), num_experts)
+    return count_routing(Routing(logits, logits.softmax(-1), chosen, parameter))
 
 
 @pytest.mark.parametrize(

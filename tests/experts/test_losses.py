@@ -27,7 +27,7 @@ def routing(
 ) -> Routing:
     """A call whose softmax gives these probabilities; its logits are log(scale * p)."""
     logits = (scale * torch.as_tensor(probabilities)).log().requires_grad_()
-    return Routing(logits, logits.topk(top_k).indices, pool)
+    return Routing(logits, logits.softmax(-1), logits.topk(top_k).indices, pool)
 
 
 def test_layer_balance_by_hand() -> None:
@@ -168,7 +168,9 @@ def test_sparsity_is_1_at_one_hot_and_sqrt_of_the_experts_at_uniform() -> None:
     assert sparsity_loss([routing([UNSURE] * 3)]).item() == pytest.approx(math.sqrt(4))
     torch.manual_seed(0)
     for logits in torch.randn(20, 1, 4) * 3:
-        between = sparsity_loss([Routing(logits, logits.topk(1).indices, POOL)]).item()
+        between = sparsity_loss(
+            [Routing(logits, logits.softmax(-1), logits.topk(1).indices, POOL)]
+        ).item()
         assert 1 < between < 2
 
 
@@ -191,7 +193,7 @@ def test_descent_on_speechmoes_losses_makes_frames_sure_and_experts_even() -> No
     torch.manual_seed(0)
     logits = (0.1 * torch.randn(64, 4)).requires_grad_()
     for _ in range(400):
-        layer = Routing(logits, logits.topk(1).indices, POOL)
+        layer = Routing(logits, logits.softmax(-1), logits.topk(1).indices, POOL)
         loss = sparsity_loss([layer]) + importance_loss([layer])
         (gradient,) = torch.autograd.grad(loss, logits)
         logits = (logits - 20 * gradient).detach().requires_grad_()

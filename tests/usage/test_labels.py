@@ -10,7 +10,9 @@ from espnet_moe_share.usage.labels import ChoicesByLabel
 
 
 def routing(*ids: list[int]) -> Routing:
-    return Routing(torch.zeros(len(ids), 3), torch.tensor(ids), torch.nn.Parameter(torch.zeros(1)))
+    logits = torch.zeros(len(ids), 3)
+    pool = torch.nn.Parameter(torch.zeros(1))
+    return Routing(logits, logits.softmax(-1), torch.tensor(ids), pool)
 
 
 def test_frames_and_utterances_by_hand() -> None:

@@ -12,7 +12,7 @@ from espnet_moe_share.usage.tally import ExpertUsage, mutual_information
 def routing(ids: list[int], logits: torch.Tensor | None = None) -> Routing:
     parameter = torch.nn.Parameter(torch.zeros(1))
     logits = torch.zeros(len(ids), 4) if logits is None else logits
-    return Routing(logits, torch.tensor(ids).unsqueeze(-1), parameter)
+    return Routing(logits, logits.softmax(-1), torch.tensor(ids).unsqueeze(-1), parameter)
 
 
 def test_summary_by_hand() -> None:

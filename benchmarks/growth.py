@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Measure how the student encoder's cost grows with experts, depth and length of the utterance.
+
+    python3 benchmarks/growth.py --png growth.png
+    python3 benchmarks/growth.py --axes experts --passes "training step"
+
+    experts   number of experts at fixed top_k: computation stays, weights grow
+    depth     number of layers at fixed groups of the sharing rules: weights (nearly) stay
+    length    seconds of one utterance: attention grows with its square; the teacher beside it
+
+Every axis is one comparison: all its sizes take turns, and ratios are to the smallest one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from encoder import PASSES, steps
+from interleaved import Comparison, compare
+from models import EncoderSettings, balance_routers, features_of
+from report import ROOT, add_threads, header, markdown, parser, print_header, write_json
+
+AXES = {"experts": "experts", "depth": "layers", "length": "seconds"}
+
+
+def sizes_of(options: Any, axis: str) -> dict[str, tuple[EncoderSettings, float, float]]:
+    """Encoder, seconds of its input and place on the axis, by name of the candidate.
+
+    The first is the smallest.
+    """
+    student = EncoderSettings.read(options.student)
+    found = {}
+    for size in sorted(getattr(options, axis)):
+        name, settings, seconds = f"{size:g}", student, options.utterance
+        if axis == "experts":
+            experts = student.arguments.get("experts") or {}
+            settings = student.changed(experts={**experts, "num_experts": int(size)})
+        elif axis == "depth":
+            settings = student.changed(num_blocks=int(size))
+        else:
+            seconds = size
+        found[name] = settings, seconds, size
+        if axis == "length":
+            found[f"{name}, teacher"] = EncoderSettings.read(options.teacher), seconds, size
+    return found
+
+
+def measure(options: Any, axis: str, which: str) -> list[dict[str, Any]]:
+    """One row for every size."""
+    calls: dict[str, Callable[[], object]] = {}
+    rows = []
+    built: dict[str, Any] = {}  # one encoder serves all lengths
+    for name, (settings, seconds, size) in sizes_of(options, axis).items():
+        key = repr(settings)
+        if key not in built:
+            built[key] = settings.build()
+        encoder = built[key]
+        features, lengths = features_of(settings, [seconds])
+        balance_routers(encoder, features, lengths)
+        calls[name] = steps(encoder, features, lengths, which, autocast=False)
+        params = sum(parameter.numel() for parameter in encoder.parameters())
+        rows.append({"axis": axis, "pass": which, "name": name, "size": size, "params": params})
+    compared: Comparison = compare(calls, options.rounds, options.seconds, options.axis_seconds)
+    smallest = rows[0]["size"]
+    for row in rows:
+        row["seconds"] = vars(compared.seconds[row["name"]])
+        row["ratio"] = vars(compared.ratios[row["name"]])
+        row["ratio_text"] = str(compared.ratios[row["name"]])
+        row["ratio_per_size"] = row["ratio"]["median"] * smallest / row["size"]
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds and growth; per layer and per second, what stays 1 if cost is proportional."""
+    columns = ["pass", AXES[rows[0]["axis"]], "parameters (M)", "ms", "to the first"]
+    proportional = rows[0]["axis"] != "experts"
+    if proportional:
+        columns.append(f"per {AXES[rows[0]['axis']].rstrip('s')}, to the first")
+    return markdown(
+        columns,
+        [
+            [
+                row["pass"],
+                row["name"],
+                f"{row['params'] / 1e6:.2f}",
+                f"{1e3 * row['seconds']['median']:.1f}",
+                row["ratio_text"],
+                *([f"{row['ratio_per_size']:.2f}"] if proportional else []),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def draw(tables: Sequence[Sequence[dict[str, Any]]], path: Path) -> None:
+    """Draw milliseconds over each axis, with quartiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        1, len(tables), figsize=(4 * len(tables), 3.2), squeeze=False, layout="constrained"
+    )
+    for panel, rows in zip(panels[0], tables):
+        for model in ("student", "teacher"):
+            chosen = [
+                row for row in rows if row["name"].endswith("teacher") == (model == "teacher")
+            ]
+            if not chosen:
+                continue
+            times = [row["seconds"] for row in chosen]
+            median = [1e3 * one["median"] for one in times]
+            below = [1e3 * (one["median"] - one["lower_quartile"]) for one in times]
+            above = [1e3 * (one["upper_quartile"] - one["median"]) for one in times]
+            size = [row["size"] for row in chosen]
+            panel.errorbar(size, median, (below, above), marker="o", capsize=3, label=model)
+        panel.set(xscale="log", yscale="log", xlabel=AXES[rows[0]["axis"]], ylabel="ms")
+        panel.set_xticks(size, [f"{one:g}" for one in size])
+        panel.minorticks_off()
+        panel.set_title(rows[0]["pass"])
+        panel.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    made = parser(__doc__, rounds=11)
+    add_threads(made)
+    made.add_argument("--teacher", type=Path, default=ROOT / "conf/train_teacher_conformer.yaml")
+    made.add_argument("--student", type=Path, default=ROOT / "conf/train_moe_share_conformer.yaml")
+    made.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
+    made.add_argument("--passes", nargs="+", choices=PASSES, default=["forward"])
+    made.add_argument("--experts", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    made.add_argument("--depth", type=int, nargs="+", default=[2, 4, 6, 12, 24])
+    made.add_argument("--length", type=float, nargs="+", default=[1, 3, 10, 30, 60])
+    made.add_argument(
+        "--utterance", type=float, default=10, help="seconds, for the other axes [10]"
+    )
+    made.add_argument(
+        "--axis_seconds", type=float, default=60.0, help="no further round after this"
+    )
+    made.add_argument("--png", type=Path, help="draw a figure, too")
+    options = made.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    head = header("growth.py", arguments, options.threads)
+    print_header(head)
+    tables = []
+    for which in options.passes:
+        for axis in options.axes:
+            tables.append(measure(options, axis, which))
+            print(table(tables[-1]), flush=True)
+    write_json(options.json, head, rows=[row for rows in tables for row in rows])
+    if options.png is not None:
+        draw(tables, options.png)
+
+
+if __name__ == "__main__":
+    main()

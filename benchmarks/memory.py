@@ -1,0 +1,122 @@
+"""Peak memory of an encoder, each measurement in a fresh process.
+
+``python3 benchmarks/memory.py`` is that process: it reads one JSON object of a task on stdin and
+prints one of the result. :func:`measure` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def _kilobytes(name: str) -> int:
+    """Of /proc/self/status: VmRSS (now) or VmHWM (the most since :func:`_forget_peak`)."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _tensor_bytes(encoder: Any) -> dict[str, int]:
+    """Bytes of parameters, and of all tensors that the modules hold, shared ones once."""
+    import torch
+
+    held: dict[int, int] = {}
+    for module in encoder.modules():
+        # the table of positions is a plain attribute
+        for tensor in (
+            *module._parameters.values(),
+            *module._buffers.values(),
+            *vars(module).values(),
+        ):
+            if isinstance(tensor, torch.Tensor):
+                held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    parameters = sum(one.numel() * one.element_size() for one in encoder.parameters())
+    return {"parameters": parameters, "tensors": sum(held.values())}
+
+
+def measure_here(task: dict[str, Any]) -> dict[str, Any]:
+    """Measure in this process, which is best a fresh one; see :func:`measure`."""
+    import torch
+    from models import EncoderSettings, balance_routers, features_of
+
+    torch.set_num_threads(task["threads"])
+    settings = EncoderSettings(**task["settings"])
+    encoder = settings.build()
+    features, lengths = features_of(settings, task["seconds"])
+    size = _tensor_bytes(encoder)
+    result: dict[str, Any] = {
+        "parameter_bytes": size["parameters"],
+        "tensor_bytes": size["tensors"],
+    }
+    before = _kilobytes("VmRSS")
+    _forget_peak()
+    # Counted, too: memory that the allocator keeps of it would otherwise seem to cost nothing. Its
+    # own peak, of one second of speech, is below that of any longer input.
+    balance_routers(encoder, *features_of(settings, [1.0]))
+    if task["pass"] == "forward":
+        with torch.no_grad():
+            encoder.eval()(features, lengths)
+    else:
+        optimizer = torch.optim.Adam(encoder.train().parameters())
+        # The optimizer's state is there from the end of the first step.
+        for _ in range(2):
+            encoder(features, lengths)[0].square().mean().backward()
+            optimizer.step()
+            result["gradient_bytes"] = sum(
+                one.grad.nbytes for one in encoder.parameters() if one.grad is not None
+            )
+            optimizer.zero_grad()
+        result["optimizer_bytes"] = sum(
+            value.nbytes
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, torch.Tensor)
+        )
+    peak = _kilobytes("VmHWM")
+    result["peak_above_start_bytes"] = 1024 * (peak - before)
+    result["peak_bytes"] = size["tensors"] + result["peak_above_start_bytes"]
+    result["process_bytes"] = 1024 * peak
+    return result
+
+
+def measure(settings: Any, which: str, seconds: list[float], threads: int) -> dict[str, Any]:
+    """Measure in a new process.
+
+    Args:
+        settings: :class:`models.EncoderSettings`.
+        which: ``forward``, or ``training step`` of two with Adam.
+        seconds: Lengths of the utterances of the batch.
+        threads: Of torch.
+
+    Returns:
+        Bytes: ``parameter_bytes``; ``tensor_bytes``, all that the modules hold;
+        ``peak_above_start_bytes``, how far the process grew beyond what it had with the encoder
+        and the features in memory; ``peak_bytes``, the sum of the two last; ``process_bytes``, the
+        whole process with all libraries; for a training step also ``gradient_bytes`` and
+        ``optimizer_bytes``, which are within the peak.
+    """
+    task = {"settings": settings.record(), "pass": which, "seconds": seconds, "threads": threads}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve())],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"memory.py: error: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_here(json.load(sys.stdin))))

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""The pieces that the experts' kernel is made of, beside what else would do the same.
+
+    python3 benchmarks/pieces.py
+
+Products of as many rows as an expert gets: torch's own (MKL, where torch was built with it) beside
+oneDNN's. Gradients of a weight of D x H, written by rows and by columns. Rows of D moved to another
+order: by reading, by writing, and by adding.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from interleaved import compare
+from report import add_threads, header, markdown, parser, print_header, write_json
+from torch.nn import functional as F
+
+from espnet_moe_share.experts.few_rows import few_rows_linear
+
+EXPERTS = 4
+Candidates = dict[str, Callable[[], object]]
+
+
+def products(rows: int, inputs: int, outputs: int) -> Candidates:
+    """``rows`` for each expert."""
+    x = torch.randn(EXPERTS, rows, inputs)
+    weight, bias = torch.randn(EXPERTS, outputs, inputs), torch.randn(EXPERTS, outputs)
+    pieces = list(zip(x, weight, bias))
+    return {
+        "torch": lambda: [F.linear(*piece) for piece in pieces],
+        "oneDNN": lambda: [few_rows_linear(*piece) for piece in pieces],
+    }
+
+
+def weight_gradients(rows: int, inputs: int, outputs: int) -> Candidates:
+    """Of ``outputs`` x ``inputs``, summed over ``rows`` for each expert."""
+    x, grad = torch.randn(EXPERTS, rows, inputs), torch.randn(EXPERTS, rows, outputs)
+    by_rows = torch.empty(EXPERTS, outputs, inputs)
+    by_columns = torch.empty(EXPERTS, inputs, outputs)
+    return {
+        "by rows": lambda: [torch.mm(g.t(), y, out=out) for g, y, out in zip(grad, x, by_rows)],
+        "by columns": lambda: [
+            torch.mm(y.t(), g, out=out) for g, y, out in zip(grad, x, by_columns)
+        ],
+    }
+
+
+def moves(rows: int, size: int) -> Candidates:
+    """All rows to another place."""
+    x, places = torch.randn(rows, size), torch.randperm(rows)
+    sources = places.argsort()
+    return {
+        "index_select": lambda: x.index_select(0, sources),
+        "x[index]": lambda: x[sources],
+        "index_copy": lambda: torch.empty_like(x).index_copy_(0, places, x),
+        "index_put": lambda: torch.empty_like(x).index_put_((places,), x),
+        "index_add": lambda: torch.zeros_like(x).index_add_(0, places, x),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options_parser = parser(__doc__, rounds=31)
+    add_threads(options_parser)
+    options_parser.add_argument("--size", type=int, default=256, help="D [256]")
+    options_parser.add_argument("--hidden_units", type=int, default=1024, help="H [1024]")
+    options_parser.add_argument(
+        "--rows", type=int, nargs="+", default=[19, 62, 100, 250, 1600], help="of each expert"
+    )
+    options = options_parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    head = header("pieces.py", arguments, options.threads)
+    print_header(head)
+    size, hidden = options.size, options.hidden_units
+    groups: dict[str, Callable[[int], Candidates]] = {
+        f"product, {size} to {hidden}": lambda rows: products(rows, size, hidden),
+        f"product, {hidden} to {size}": lambda rows: products(rows, hidden, size),
+        f"gradient of {hidden} x {size}": lambda rows: weight_gradients(rows, size, hidden),
+        f"gradient of {size} x {hidden}": lambda rows: weight_gradients(rows, hidden, size),
+        f"rows of {size} moved": lambda rows: moves(EXPERTS * rows, size),
+    }
+    figures = []
+    with torch.no_grad():
+        for group, make in groups.items():
+            lines = []
+            for rows in options.rows:
+                result = compare(make(rows), options.rounds, options.seconds)
+                figures.append({"piece": group, "rows": rows, **result.record()})
+                reference = f"{result.seconds[result.reference].median * 1e6:.0f}"
+                ratios = [str(r) for name, r in result.ratios.items() if name != result.reference]
+                lines.append([str(rows), reference, *ratios])
+            names = [name for name in result.ratios if name != result.reference]
+            columns = ["rows of each expert", f"{result.reference}, µs", *names]
+            print(f"{group}; ratios to {result.reference}\n\n{markdown(columns, lines, left=0)}")
+    write_json(options.json, head, figures=figures)
+
+
+if __name__ == "__main__":
+    main()

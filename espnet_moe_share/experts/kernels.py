@@ -1,0 +1,168 @@
+"""The one seam at which the experts are computed, and the ways to do it.
+
+======================  ============================================================================
+``loop``                one expert after the other in plain autograd; any dtype and device. The
+                        reference: the others are tested against it.
+``segment_mm``          the same products, written into one tensor (:mod:`.segment_mm`).
+``grouped_mm``          ``torch.nn.functional.grouped_mm``; never waits for a GPU, but computes
+                        bfloat16 alone without a loop of its own.
+``dense``               every expert on every frame: no shape depends on data, for exporting.
+======================  ============================================================================
+
+``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.dispatch import Dispatch
+from espnet_moe_share.experts.few_rows import few_rows_linear
+from espnet_moe_share.experts.segment_mm import segment_linear
+
+if TYPE_CHECKING:
+    from espnet_moe_share.experts.experts import StackedExperts
+
+KERNELS = ("auto", "loop", "segment_mm", "grouped_mm", "dense")
+_kernel: ContextVar[str] = ContextVar("expert_kernel", default="auto")
+
+
+@contextmanager
+def expert_kernel(name: str) -> Iterator[None]:
+    """While it lasts, compute all experts by the kernel of this name.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+    """
+    if name not in KERNELS:
+        raise ConfigurationError(f"expert kernel {name!r}: there are {', '.join(KERNELS)}")
+    token = _kernel.set(name)
+    try:
+        yield
+    finally:
+        _kernel.reset(token)
+
+
+def is_traced() -> bool:
+    """Whether torch.export or a tracer is looking on, for which shapes must not depend on data."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def _autocast_dtype(x: torch.Tensor) -> torch.dtype:
+    """Dtype of a matrix product of ``x``; autocast leaves float64 alone."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
+    """Return the kernel for an input, as :func:`expert_kernel` says or by measurement.
+
+    ``dense`` for whoever traces. On a GPU ``grouped_mm`` for bfloat16 and sizes that it takes (a
+    row has a multiple of 16 bytes), as it alone does not wait for the GPU there. Otherwise
+    ``segment_mm``.
+
+    Args:
+        x: Input of the layer (..., D).
+        experts: The experts.
+    """
+    name = _kernel.get()
+    if name != "auto":
+        return name
+    if is_traced():
+        return "dense"
+    rows_fit = all(size % 8 == 0 for size in experts.w_1.shape[1:])
+    if x.is_cuda and _autocast_dtype(x) == torch.bfloat16 and rows_fit:
+        return "grouped_mm"
+    return "segment_mm"
+
+
+def apply_sorted(
+    kernel: str, experts: "StackedExperts", x_RD: torch.Tensor, dispatch: Dispatch
+) -> torch.Tensor:
+    """Apply each expert to the rows that chose it.
+
+    Args:
+        kernel: What :func:`choose_kernel` returned, other than ``dense``.
+        experts: The experts.
+        x_RD: Input (R, D).
+        dispatch: Who goes where.
+
+    Returns:
+        Output of every choice (S, D), in the dispatch's order.
+    """
+    x_SD = dispatch.gather(x_RD)
+    if kernel == "grouped_mm":
+        return _grouped_mm(experts, x_SD, dispatch.ends_E)
+    ends = dispatch.ends_E.tolist()
+    return (_loop if kernel == "loop" else _segment_mm)(experts, x_SD, ends)
+
+
+def apply_dense(
+    experts: "StackedExperts",
+    x_ND: torch.Tensor,
+    expert_ids_NK: torch.Tensor,
+    gates_NK: torch.Tensor,
+) -> torch.Tensor:
+    """Apply every expert to every frame and add up what the gates, zero elsewhere, leave of it.
+
+    Returns:
+        (N, D).
+    """
+    gates_NE = gates_NK.new_zeros(x_ND.size(0), experts.w_1.size(0)).scatter(
+        1, expert_ids_NK, gates_NK
+    )
+    y_ND: torch.Tensor | None = None
+    for weights, gate in zip(experts.unbind(), gates_NE.unbind(dim=1)):
+        y = experts.apply_one(x_ND, weights)
+        y = y * gate.unsqueeze(1).to(y.dtype)
+        y_ND = y if y_ND is None else y_ND + y
+    assert y_ND is not None
+    return y_ND
+
+
+def _loop(
+    experts: "StackedExperts",
+    x_SD: torch.Tensor,
+    ends: list[int],
+    linear: Callable[..., torch.Tensor] = F.linear,
+) -> torch.Tensor:
+    counts = [end - begin for begin, end in zip([0, *ends], ends)]
+    pieces = zip(x_SD.split(counts), experts.unbind())
+    return torch.cat([experts.apply_one(x, weights, linear) for x, weights in pieces])
+
+
+def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache.
+        autocast = torch.is_autocast_enabled(x_SD.device.type)
+        return _loop(experts, x_SD, ends, F.linear if autocast else few_rows_linear)
+    dtype = _autocast_dtype(x_SD)
+    hidden_SH = segment_linear(x_SD.to(dtype), experts.w_1.to(dtype), experts.b_1.to(dtype), ends)
+    hidden_SH = experts.dropout(experts.activation(hidden_SH))
+    return segment_linear(hidden_SH, experts.w_2.to(dtype), experts.b_2.to(dtype), ends)
+
+
+def _grouped_mm(
+    experts: "StackedExperts", x_SD: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    dtype = _autocast_dtype(x_SD)
+    offsets_E = ends_E.to(torch.int32)
+    rows_S = torch.arange(x_SD.size(0), device=x_SD.device)
+    # grouped_mm takes no bias. By a product with one-hot rows its gradient is one, too, which has
+    # the same order of additions in every run.
+    expert_S = torch.searchsorted(ends_E, rows_S, right=True)
+    one_hot_SE = F.one_hot(expert_S, ends_E.numel()).to(dtype)
+
+    def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        y = F.grouped_mm(x, weight.to(dtype).mT, offs=offsets_E)
+        return y + one_hot_SE @ bias.to(dtype)
+
+    hidden_SH = linear(x_SD.to(dtype), experts.w_1, experts.b_1)
+    hidden_SH = experts.dropout(experts.activation(hidden_SH))
+    return linear(hidden_SH, experts.w_2, experts.b_2)
