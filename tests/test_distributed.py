@@ -135,7 +135,7 @@ class Process:
             if isinstance(module, TopKRouter):
                 module.register_forward_hook(
                     lambda router, _, routed, path=path: choices.append(
-                        (path, routed[1].flatten().bincount(minlength=len(router.weight)))
+                        (path, routed[2].flatten().bincount(minlength=len(router.weight)))
                     )
                 )
         gradients: list[dict[str, torch.Tensor]] = []

@@ -89,7 +89,6 @@ def setting(tmp_path: Path, recorded: Path) -> Setting:
     write_program(programs / "python3", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for name in ("sox", "sclite"):
         write_program(programs / name, "#!/bin/sh\n")
-    (tmp_path / "espnet_moe_share").symlink_to(ROOT / "espnet_moe_share")
     # What stage 5 would have left: the token list and the texts that are looked through.
     tokens = recorded / "data" / "token_list" / "char"
     tokens.mkdir(parents=True)
