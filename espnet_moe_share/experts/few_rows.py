@@ -7,6 +7,8 @@ from torch.nn import functional as F
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
+# Multiplications below which its start costs more than it saves.
+_LEAST_PRODUCTS = 1 << 22
 
 
 def few_rows_linear(
@@ -25,8 +27,8 @@ def few_rows_linear(
     Returns:
         (S, O).
     """
-    dtypes = {x.dtype, weight.dtype}
-    if x.device.type == "cpu" and dtypes == {torch.float32} and x.size(0) and _HAS_ONEDNN:
+    is_float32 = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    if _HAS_ONEDNN and is_float32 and x.size(0) * weight.numel() >= _LEAST_PRODUCTS:
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
     return F.linear(x, weight, bias)

@@ -177,3 +177,14 @@ def test_compiled() -> None:
     y = compiled(x)
     for got, want in zip([y, *torch.autograd.grad(y.sum(), [x, *layer.parameters()])], expected):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_products_that_are_large_enough_for_onednn() -> None:
+    torch.manual_seed(0)
+    layer = MixtureOfExperts(256, 512, torch.nn.Dropout(0.0), torch.nn.SiLU(), 2, 1)
+    x = torch.randn(1, 100, 256, requires_grad=True)
+    expected = run("loop", layer, x)
+    for got, wanted in zip(run("segment_mm", layer, x), expected):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected[0], rtol=1e-4, atol=1e-4)
