@@ -10,6 +10,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "espnet_moe_share/__init__.
 
 # Files for small devices, and what runs them
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+# ESPnet3's CER; of espnet[asr], which has more than that
+ESPNET3 = ["jiwer"]
 
 setup(
     name="espnet_moe_share",
@@ -38,7 +40,8 @@ setup(
     ],
     extras_require={
         "export": EXPORT,
-        "test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", *EXPORT],
+        "espnet3": ESPNET3,
+        "test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", *EXPORT, *ESPNET3],
     },
     classifiers=[
         "Programming Language :: Python :: 3.12",

@@ -5,15 +5,17 @@ another architecture decodes garbage without a word. Everything of ours loads th
 """
 
 import argparse
+import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
+from espnet_moe_share.other_plug_in import other_plug_in_errors
 
 _SHOWN = 2
 
@@ -81,20 +83,41 @@ def require_files(*files: Path | str | None) -> None:
             raise ConfigurationError(f"{file}: no such file")
 
 
-def check_model_file(model: torch.nn.Module, model_file: Path | str) -> None:
-    """Compare the keys of a checkpoint file with those of the model it was loaded into.
+def read_weights(model_file: Path | str) -> dict[str, Any]:
+    """Read a checkpoint, of which nothing but tensors and plain values is ever unpickled.
+
+    ESPnet's own ``safe_torch_load`` asks on a terminal, and obeys an environment variable, whether
+    to unpickle the rest, too, which runs whatever the file says. Here there is no such way: files
+    that are to be loaded by ESPnet are read by this function first.
 
     Args:
-        model: Any module; ESPnet's own too.
         model_file: Checkpoint of ESPnet's trainer, of deepspeed or of lightning.
 
+    Returns:
+        The state dict.
+
     Raises:
-        CheckpointMismatchError: The keys differ.
+        ConfigurationError: The file is missing, is no checkpoint, or holds other objects.
     """
-    state = safe_torch_load(model_file, map_location="cpu")
+    require_files(model_file)
+    try:
+        state = torch.load(model_file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        what = f"it holds a {reason[1]}" if reason else "it is no checkpoint, or a damaged one"
+        raise ConfigurationError(
+            f"{model_file}: {what}; only weights are loaded, as torch.save(model.state_dict()) "
+            "writes them"
+        ) from None
     for wrapper in ("module", "state_dict"):  # deepspeed's, lightning's
-        state = state.get(wrapper, state)
-    check_keys(model.state_dict(), state, str(model_file))
+        if isinstance(state, dict):
+            state = state.get(wrapper, state)
+    if not isinstance(state, dict):
+        raise ConfigurationError(
+            f"{model_file}: a {type(state).__name__} is no state dict; the model_file of a "
+            "training is needed"
+        )
+    return state
 
 
 def build_strictly(
@@ -115,18 +138,21 @@ def build_strictly(
         The model and the training's arguments.
 
     Raises:
-        ConfigurationError: A file is missing.
+        ConfigurationError: A file is missing, the model file holds more than weights, or the
+            configuration needs another plug-in than this.
         CheckpointMismatchError: Keys or shapes differ; for any model, not only ours.
     """
     require_files(config_file, model_file)
+    state = None if model_file is None else read_weights(model_file)
     try:
-        model, args = build(config_file, model_file, device)
+        with other_plug_in_errors():
+            model, args = build(config_file, model_file, device)
     except RuntimeError as error:
         # torch's for ESPnet's own models: a headline, then one line for each tensor
         headline, *details = str(error).splitlines()
         if not headline.startswith("Error(s) in loading state_dict") or not details:
             raise
         raise mismatch(str(model_file), details[0].strip().rstrip(".")) from None
-    if model_file is not None:
-        check_model_file(model, model_file)
+    if state is not None:
+        check_keys(model.state_dict(), state, str(model_file))
     return model, args

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 from espnet_moe_share import register
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
+from espnet_moe_share.other_plug_in import other_plug_in_errors
 
 USAGE = "usage: python -m espnet_moe_share.launch -m <module with main()> [argument ...]"
 
@@ -43,7 +44,8 @@ def main() -> None:
     if "espnet2.tasks.asr" in sys.modules:
         register()
     try:
-        module.main()
+        with other_plug_in_errors():
+            module.main()
     except (ConfigurationError, CheckpointMismatchError) as error:
         sys.exit(f"{name}: error: {error}")
 

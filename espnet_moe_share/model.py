@@ -57,8 +57,8 @@ class MoeShareASRModel(ESPnetASRModel):
     ``_weighted`` behind; each expert layer's load as ``layer0_feed_forward_largest_share``,
     ``…_dead_experts``, ``…_load_entropy`` and, with a ``capacity_factor``, ``…_dropped_share``.
 
-    The teacher is loaded when training begins (``train()``), so that statistics, inference and
-    packing never need it.
+    The teacher is loaded when training begins (``train()``, or the first step without it), so
+    that statistics, inference and packing never need it.
 
     Args:
         balance_weight: Weight of the load balance loss.
@@ -173,14 +173,18 @@ class MoeShareASRModel(ESPnetASRModel):
         if mode:
             # Not when the model is built: ESPnet applies its freeze_param later.
             check_network_learns(self._embedding_network(), self.embedding_ctc is not None)
-        if mode and self.distill_weight > 0:
-            if self.teacher is None:
-                raise ConfigurationError(
-                    f"model_conf distill_weight is {self.distill_weight}, but there is no teacher: "
-                    "set teacher_config and teacher_model_file, or distill_weight: 0"
-                )
-            self.teacher.load(self, self.teacher_output_size)
+            self._load_teacher()
         return self
+
+    def _load_teacher(self) -> None:
+        if self.distill_weight == 0:
+            return
+        if self.teacher is None:
+            raise ConfigurationError(
+                f"model_conf distill_weight is {self.distill_weight}, but there is no teacher: "
+                "set teacher_config and teacher_model_file, or distill_weight: 0"
+            )
+        self.teacher.load(self, self.teacher_output_size)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "MoeShareASRModel":
         super()._apply(fn, recurse)
@@ -219,9 +223,12 @@ class MoeShareASRModel(ESPnetASRModel):
         Returns:
             Loss (1,), what is logged, and the batch size (1,).
         """
-        teacher = self.teacher if self.teacher is not None and self.teacher.model else None
         if self.training:
+            # Lightning, which trains for ESPnet3, never calls train() of a model that is new and
+            # thus in training mode: without this there would be no distillation, and no word of it.
+            self._load_teacher()
             self.balancing.update()
+        teacher = self.teacher if self.teacher is not None and self.teacher.model else None
         tokens = text_lengths.clone()  # with lang_token_id ESPnet adds 1 in place
         with ExitStack() as stack:
             records = stack.enter_context(record_routing(self.encoder))

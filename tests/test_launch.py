@@ -48,6 +48,7 @@ def test_import_of_the_package_is_light(probes: tuple[Path, dict[str, str]]) -> 
         (["-m", "mainless"], "mainless has no main() function"),
         (["-m", "refusing"], "refusing: error: encoder_conf is wrong"),
         (["-m", "mismatched"], "mismatched: error: the keys differ"),
+        (["-m", "lacking"], "have no encoder 'zipper'; mend the name, or install"),
     ],
 )
 def test_errors_are_one_line(
@@ -57,10 +58,14 @@ def test_errors_are_one_line(
     for name, error, text in (
         ("refusing", "ConfigurationError", "encoder_conf is wrong"),
         ("mismatched", "CheckpointMismatchError", "the keys differ"),
+        (
+            "lacking",
+            "ValueError",
+            "--encoder must be one of ('rnn', 'conformer'): --encoder zipper",
+        ),
     ):
         (probes[0] / f"{name}.py").write_text(
-            f"from espnet_moe_share.errors import {error}\n"
-            f"def main():\n    raise {error}('{text}')\n"
+            f"from espnet_moe_share.errors import *\ndef main():\n    raise {error}({text!r})\n"
         )
     done = python([*LAUNCH, *arguments], probes)
     assert done.returncode not in (0, None)

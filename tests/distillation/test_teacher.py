@@ -107,6 +107,15 @@ def test_teacher_is_loaded_once_and_late(student_settings: dict[str, Any]) -> No
     assert model.train().teacher.model is loaded
 
 
+def test_a_new_model_that_nobody_calls_train_of_is_distilled(
+    student_settings: dict[str, Any],
+) -> None:
+    """Lightning, and so ESPnet3, leaves a model in the mode in which it was built."""
+    model = build(student_settings)
+    assert model.training
+    assert run(model)["loss_distill"] > 0
+
+
 def test_teacher_follows_the_student(student: Any) -> None:
     student.to(torch.float64)
     teacher = student.teacher.model
