@@ -77,12 +77,12 @@ def mini(folder: Path) -> dict[str, Any]:
     return {**base, **yaml.safe_load((folder / "train.yaml").read_text("utf-8"))}
 
 
-def tests_of(module: ModuleType) -> list[Any]:
+def find_tests(module: ModuleType) -> list[Any]:
     return [value for name, value in vars(module).items() if name.startswith("test_")]
 
 
 def test_tests_of_the_page(folder: Path) -> None:
-    found = tests_of(import_module("test_my_plugin"))
+    found = find_tests(import_module("test_my_plugin"))
     assert len(found) == 3
     for test in found:
         test()
