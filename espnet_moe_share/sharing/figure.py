@@ -17,6 +17,7 @@ from espnet_moe_share.sharing.summary import summarize_sharing
 
 _OWN = "#E4E4E4"
 _MOST_NAMES = 4  # of parts without sharing that a label lists
+_FILLED = 0.9  # of a row's height, by its cells
 _WIDTH_OF_LABELS = 38  # letters
 
 
@@ -60,9 +61,21 @@ def part_rows(layers: Sequence[torch.nn.Module]) -> list[PartRow]:
         return part == "norm", min(starts, default=len(order))
 
     return [
-        PartRow(_label(part, paths, groups, part in split), groups, *_count(layers, paths))
+        PartRow(
+            _label(part, _alike(paths, order), groups, part in split),
+            groups,
+            *_count(layers, paths),
+        )
         for (part, groups), paths in sorted(rows.items(), key=place)
     ]
+
+
+def _alike(paths: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Beside tensors, modules of a single tensor are named by it: ``linear_pos.up.weight``."""
+    if not any(path in order for path in paths):
+        return list(paths)
+    below = [[tensor for tensor in order if _is_below(tensor, path)] for path in paths]
+    return [tensors[0] if len(tensors) == 1 else path for path, tensors in zip(paths, below)]
 
 
 def _is_below(path: str, part: str) -> bool:
@@ -118,7 +131,7 @@ def sharing_figure(layers: Sequence[torch.nn.Module], title: str) -> Figure:
     for row, number in zip(rows, lines):
         edges.append(edges[-1] + 0.6 + 0.4 * number)
         _draw_row(axes, row, edges[-2], edges[-1] - edges[-2])
-    middles = [(top + bottom) / 2 for top, bottom in pairwise(edges)]
+    middles = [top + _FILLED * (bottom - top) / 2 for top, bottom in pairwise(edges)]
     axes.set_yticks(middles, labels, fontsize="small")
     axes.set_xticks(range(len(layers)))
     axes.set_xlim(-0.5, len(layers) - 0.5)
@@ -139,7 +152,7 @@ def sharing_figure(layers: Sequence[torch.nn.Module], title: str) -> Figure:
     )
     numbers.tick_params(length=0)
     numbers.spines[:].set_visible(False)
-    numbers.set_ylabel("stored parameters (of every layer's own)")
+    numbers.set_ylabel("stored parameters")
     shared = Patch(facecolor=OKABE_ITO[0], label="same letter in a row: the same weights")
     own = Patch(facecolor=_OWN, label="no letter: weights of this layer alone")
     figure.legend(handles=[shared, own], loc="outside lower center", ncols=2, frameon=False,
@@ -161,11 +174,18 @@ def _draw_row(axes: Axes, row: PartRow, top: float, height: float) -> None:
         number = shared.index(group) if group in shared else None
         color = _OWN if number is None else colors(number)
         for layer in group:
-            axes.barh(top, 0.94, 0.9 * height, left=layer - 0.47, align="edge", color=color)
+            axes.barh(top, 0.94, _FILLED * height, left=layer - 0.47, align="edge", color=color)
             if number is not None:
                 dark = sum(weight * c for weight, c in zip((0.3, 0.59, 0.11), color)) < 0.5
-                axes.text(layer, top + 0.45 * height, _letter(number), ha="center", va="center",
-                          fontsize="small", color="white" if dark else "black")  # fmt: skip
+                axes.text(
+                    layer,
+                    top + _FILLED * height / 2,
+                    _letter(number),
+                    ha="center",
+                    va="center_baseline",
+                    fontsize="small",
+                    color="white" if dark else "black",
+                )
 
 
 def _letter(number: int) -> str:

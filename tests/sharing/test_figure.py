@@ -49,7 +49,7 @@ def test_rows_of_one_shared_factor_and_of_a_dense_encoder() -> None:
 
 def test_figure_has_a_letter_for_every_layer_of_a_group() -> None:
     layers = list(encoder(experts=EXPERTS, sharing=SHARING).encoders)
-    (axes,) = sharing_figure(layers, "Main system").axes
+    axes = sharing_figure(layers, "Main system").axes[0]
     rows: list[PartRow] = part_rows(layers)
     letters = [text.get_text() for text in axes.texts]
     shared = sum(len(row.groups) == 2 for row in rows)
@@ -68,7 +68,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "sharing.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(SystemExit, match=r"error: .*none\.yaml: no such file"):
         draw_sharing.main([str(tmp_path / "none.yaml"), "--output", str(tmp_path / "sharing")])
-    file.write_text(yaml.safe_dump({"encoder": "rnn"}))
+    file.write_text(yaml.safe_dump({"encoder": "rnn", "model_conf": {"ctc_weight": 1.0}}))
     with pytest.raises(SystemExit, match="its encoder has no stack of layers"):
         draw_sharing.main([str(file), "--output", str(tmp_path / "sharing")])
 
