@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -172,11 +173,18 @@ def _draw_row(axes: Axes, row: PartRow, top: float, height: float) -> None:
     colors = category_colors(max(len(shared), 1))
     for group in row.groups:
         number = shared.index(group) if group in shared else None
-        color = _OWN if number is None else colors(number)
+        red, green, blue, _ = to_rgba(_OWN if number is None else colors(number))
         for layer in group:
-            axes.barh(top, 0.94, _FILLED * height, left=layer - 0.47, align="edge", color=color)
+            axes.barh(
+                top,
+                0.94,
+                _FILLED * height,
+                left=layer - 0.47,
+                align="edge",
+                color=(red, green, blue),
+            )
             if number is not None:
-                dark = sum(weight * c for weight, c in zip((0.3, 0.59, 0.11), color)) < 0.5
+                dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
                 axes.text(
                     layer,
                     top + _FILLED * height / 2,
