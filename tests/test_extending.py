@@ -129,3 +129,26 @@ def test_names_that_are_taken_and_classes_that_are_no_routers(folder: Path) -> N
     with pytest.raises(ConfigurationError, match=r"must be a subclass of .*\.TopKRouter"):
         registry.register_router("mine", dict)
     assert list(router.ROUTERS) == ["linear"]
+
+
+def test_upcycling_leaves_a_router_of_ones_own_as_it_was_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from tiny_models import encoder
+
+    from espnet_moe_share.experts.upcycling import Upcycling, upcycle_layers
+
+    class Scaled(router.TopKRouter):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+    monkeypatch.setitem(router.ROUTERS, "scaled", Scaled)
+    student = encoder(name="moe_share_conformer", experts={"num_experts": 2, "router": "scaled"})
+    before = [layer.feed_forward.router.weight.clone() for layer in student.encoders]
+    sources = upcycle_layers(student.encoders, encoder(name="conformer").encoders, Upcycling())
+    assert sources[1, "feed_forward.router.scale"] == "as the training would draw it"
+    for layer, weight in zip(student.encoders, before):
+        assert torch.equal(layer.feed_forward.router.weight, weight)
+        assert layer.feed_forward.router.scale.item() == 1
