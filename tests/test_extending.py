@@ -77,6 +77,12 @@ def mini(folder: Path) -> dict[str, Any]:
     return {**base, **yaml.safe_load((folder / "train.yaml").read_text("utf-8"))}
 
 
+def test_folder_of_the_page_cannot_be_taken_for_the_module() -> None:
+    """Python finds a folder beside which it starts before an installed module of its name."""
+    (folder,) = re.findall(r"^```\n(\S+)/\n", (ROOT / "docs/extending.md").read_text("utf-8"), re.M)
+    assert not folder.isidentifier()
+
+
 def find_tests(module: ModuleType) -> list[Any]:
     return [value for name, value in vars(module).items() if name.startswith("test_")]
 
