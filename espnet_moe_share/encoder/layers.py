@@ -18,6 +18,7 @@ from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, router_
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.options import OPTION_KEYS, ExpertOptions, parse_options
+from espnet_moe_share.experts.router import ROUTERS
 from espnet_moe_share.low_rank.replace import replace_by_factors
 from espnet_moe_share.sharing.layers import SharedLayers
 from espnet_moe_share.sharing.rules import parse_rules
@@ -78,6 +79,7 @@ def _replace_feed_forwards(
             jitter=options.jitter,
             bias_update_rate=options.bias_update_rate,
             embedding_size=embedding_size,
+            router_class=ROUTERS[options.router],
         )
         setattr(layer, name, moe)
 
@@ -228,7 +230,8 @@ class MoeShareLayers(AbsEncoder):
             ESPnet's outputs: encoder output (B, T, D), or a pair of it and intermediate outputs;
             its lengths (B,); None.
         """
-        kwargs["masks"] = masks
+        if masks is not None:  # not every encoder of ESPnet takes them
+            kwargs["masks"] = masks
         if self.embedding_network is None:
             return super().forward(xs_pad, ilens, prev_states, **kwargs)
 

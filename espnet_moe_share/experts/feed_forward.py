@@ -39,6 +39,7 @@ class MixtureOfExperts(torch.nn.Module):
         jitter: Of the router's input, in training.
         bias_update_rate: Of loss-free balancing; 0: the layer has no bias.
         embedding_size: De, width of ``embedding``.
+        router_class: Class of the router.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class MixtureOfExperts(torch.nn.Module):
         jitter: float = 0.0,
         bias_update_rate: float = 0.0,
         embedding_size: int = 0,
+        router_class: type[TopKRouter] = TopKRouter,
     ) -> None:
         super().__init__()
         self.capacity_factor = capacity_factor
-        self.router = TopKRouter(embedding_size + size, num_experts, top_k, jitter)
+        self.router = router_class(embedding_size + size, num_experts, top_k, jitter)
         self.expert_bias = (
             ExpertBias(num_experts, bias_update_rate) if bias_update_rate > 0 else None
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.experts.router import ROUTERS
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class ExpertOptions:
             1 + jitter], drawn for every element (Switch Transformers, section 2.4); 0: not.
         bias_update_rate: Step u of loss-free balancing
             (:mod:`espnet_moe_share.experts.expert_bias`); 0: no bias.
+        router: Name of the router's class in :data:`espnet_moe_share.experts.router.ROUTERS`.
     """
 
     dropout_rate: float | None = None
     capacity_factor: float | None = None
     jitter: float = 0.0
     bias_update_rate: float = 0.0
+    router: str = "linear"
 
 
 OPTION_KEYS = tuple(field.name for field in fields(ExpertOptions))
@@ -63,6 +66,11 @@ def parse_options(experts: Mapping[str, Any], num_experts: int, top_k: int) -> E
     factor = options.capacity_factor
     wanted = "a number above 0, or null for no limit"
     _check("capacity_factor", factor, wanted, factor is None or (_is_number(factor) and factor > 0))
+    if not isinstance(options.router, str) or options.router not in ROUTERS:
+        raise ConfigurationError(
+            f"experts: 'router' must be {' or '.join(ROUTERS)}, not {options.router!r}; a router "
+            "of a plug-in is there when the plug-in is installed (docs/extending.md)"
+        )
     if options.bias_update_rate > 0 and top_k == num_experts:
         raise ConfigurationError(
             f"experts: 'bias_update_rate' excludes top_k = num_experts ({num_experts}): the bias "

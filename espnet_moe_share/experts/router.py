@@ -22,6 +22,9 @@ class TopKRouter(torch.nn.Module):
     multiplies every element of the input by a factor from [1 - jitter, 1 + jitter] in training
     (same section).
 
+    A router with other logits is a subclass with another :meth:`logits`
+    (:func:`espnet_moe_share.registry.register_router`).
+
     With top_k = 1 the gate is the raw probability, which is what gives the router a gradient
     from the task (Switch Transformers, formula 2); with more, the chosen probabilities are
     divided by their sum (Lepikhin et al. 2021, GShard, algorithm 1).
@@ -45,6 +48,14 @@ class TopKRouter(torch.nn.Module):
         std = (0.1 / self.weight.size(1)) ** 0.5
         torch.nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
 
+    def logits(self, x_ND: torch.Tensor) -> torch.Tensor:
+        """Return the logits of all experts (N, E).
+
+        Args:
+            x_ND: Frames (N, D) in float32 or float64, with jitter; autocast is off.
+        """
+        return F.linear(x_ND, self.weight.to(x_ND.dtype))
+
     def forward(
         self, x_ND: torch.Tensor, bias_E: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -64,7 +75,7 @@ class TopKRouter(torch.nn.Module):
             x_ND = x_ND.to(dtype)
             if self.training and self.jitter > 0:
                 x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
-            logits_NE = F.linear(x_ND, self.weight.to(dtype))
+            logits_NE = self.logits(x_ND)
             p_NE = logits_NE.softmax(dim=-1)
             scores_NE = p_NE if bias_E is None else p_NE + bias_E
             if self.top_k == 1:
@@ -75,3 +86,7 @@ class TopKRouter(torch.nn.Module):
             if self.top_k > 1:
                 gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
         return logits_NE, p_NE, expert_ids_NK, gates_NK
+
+
+# What `experts` knows as `router`; others come by espnet_moe_share.registry.register_router.
+ROUTERS: dict[str, type[TopKRouter]] = {"linear": TopKRouter}

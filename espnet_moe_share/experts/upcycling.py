@@ -15,6 +15,7 @@ import torch
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.experts.router import TopKRouter
 from espnet_moe_share.low_rank.from_dense import (
     groups,
     initialize_from_dense,
@@ -200,12 +201,16 @@ def _fill_routers(
 ) -> dict[tuple[int, str], str]:
     tensors = [layer_tensors(layer) for layer in layers]
     sources = {}
+    # whose logits may have another size for the same weights
+    own_router = type(layers[0].get_submodule(f"{module}.router")) is not TopKRouter
     for path in tensors[0]:
         if not path.startswith(f"{module}.") or path.startswith(f"{module}.experts."):
             continue
         for owner in groups(tensors, path):
             tensor = tensors[owner][path]
-            if path == f"{module}.router.weight":
+            if own_router and path.startswith(f"{module}.router."):
+                sources[owner, path] = "as the training would draw it"
+            elif path == f"{module}.router.weight":
                 std = upcycling.router_std * tensor.size(1) ** -0.5
                 drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
                 tensor.copy_(std * drawn)
