@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
 from tiny_models import build, config
 
 import espnet_moe_share
@@ -23,6 +22,7 @@ from espnet_moe_share.bin import profile
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts import router
 
+ROOT = Path(__file__).resolve().parents[1]
 TASKS = ["espnet2.tasks.asr", "espnet3.systems.esp2_asr.task"]
 
 
