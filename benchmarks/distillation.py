@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from interleaved import Spread, summarize, take_turns
-from report import ROOT, add_threads, header, markdown, parser, print_header, write_json
+from report import add_configurations, add_threads, begin, markdown, parser, write_json
 from training_step import SECONDS, batch_of, parse, untrained_teacher
 
 from espnet_moe_share.task import ASRTask
@@ -73,17 +73,12 @@ def candidates_of(options: Any, folder: Path) -> dict[str, Callable[[], object]]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     made = parser(__doc__, rounds=9)
     add_threads(made)
-    made.add_argument("--teacher", type=Path, default=ROOT / "conf/train_teacher_conformer.yaml")
-    made.add_argument("--student", type=Path, default=ROOT / "conf/train_moe_share_conformer.yaml")
+    add_configurations(made)
     made.add_argument("--utterances", type=int, default=8, help="of the batch [%(default)s]")
     made.add_argument("--vocab_size", type=int, default=4233)
-    options = made.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    head = header("distillation.py", arguments, options.threads)
-    print_header(head)
+    options, head = begin(made, "distillation.py", arguments)
     with tempfile.TemporaryDirectory() as folder:
         calls = candidates_of(options, Path(folder))
         taken = take_turns(calls, options.rounds, options.seconds)

@@ -22,14 +22,13 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from interleaved import compare
 from memory import measure
 from models import EncoderSettings, balance_routers, features_of, spread_lengths
-from report import ROOT, add_threads, header, markdown, parser, print_header, write_json
+from report import add_configurations, add_threads, begin, markdown, parser, write_json
 
 PASSES = ("forward", "training step")
 # Ratios of the student to the teacher, of the main system and two processors.
@@ -193,11 +192,9 @@ def memory_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     made = parser(__doc__, rounds=21)
     add_threads(made)
-    made.add_argument("--teacher", type=Path, default=ROOT / "conf/train_teacher_conformer.yaml")
-    made.add_argument("--student", type=Path, default=ROOT / "conf/train_moe_share_conformer.yaml")
+    add_configurations(made)
     made.add_argument("--parts", nargs="+", choices=("time", "memory"), default=["time", "memory"])
     made.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     made.add_argument("--utterances", type=float, nargs="*", default=[3, 10, 30], help="seconds")
@@ -206,10 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--device", default="cpu", help="for times; memory is the CPU's [cpu]")
     made.add_argument("--autocast", action="store_true", help="times with bfloat16")
     made.add_argument("--row_seconds", type=float, default=30.0, help="no further round after this")
-    options = made.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    head = header("encoder.py", arguments, options.threads)
-    print_header(head)
+    options, head = begin(made, "encoder.py", arguments)
     settings = {
         "teacher": EncoderSettings.read(options.teacher),
         "student": EncoderSettings.read(options.student),

@@ -24,7 +24,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -34,17 +33,10 @@ from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward i
 )
 from interleaved import Comparison, compare
 from other_experts import AllExperts, LoopOfExperts
-from report import add_threads, header, markdown, parser, print_header, write_json
+from report import add_threads, begin, markdown, parser, write_json
 
-from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
-
-try:
-    from espnet_moe_share.experts.kernels import expert_kernel
-except ImportError:  # a commit without a choice of kernels: what it has is measured as "auto"
-    expert_kernel = None
-
-KERNELS = ("loop", "segment_mm", "batched", "grouped_mm", "dense", "auto")
+from espnet_moe_share.experts.kernels import KERNELS, expert_kernel
 
 PASSES = ("forward", "training step")
 # (experts, frames): ratio to the dense feed-forward, top-1 of 256 x 1024, two processors
@@ -58,20 +50,6 @@ FULL_EXPERTS, FULL_FRAMES, FULL_TOP_K = (2, 4, 8, 16, 32), (25, 75, 400, 1600, 6
 # Above as many rows of hidden activations all experts together take minutes and gigabytes.
 ALL_EXPERTS_ROWS = 30_000
 MATRIX, COPY = 1536, 16 * 2**20  # rows of a square matrix; float32 values
-
-
-def kernels_here() -> list[str]:
-    """Names of the kernels that this commit has."""
-    names = []
-    for name in KERNELS:
-        with suppress(ValueError, KeyError, ConfigurationError):
-            if name != "auto":
-                if expert_kernel is None:
-                    continue
-                with expert_kernel(name):
-                    pass
-            names.append(name)
-    return names
 
 
 class Case:
@@ -104,10 +82,8 @@ class Case:
     def output(self, name: str, x_BTD: torch.Tensor) -> torch.Tensor:
         """Run one candidate's forward pass."""
         module, kernel = self.modules[name]
-        # "auto" as a user has it: without the context manager
-        named = kernel not in (None, "auto")
-        chosen: AbstractContextManager[Any] = expert_kernel(kernel) if named else nullcontext()
-        with chosen, torch.autocast(x_BTD.device.type, torch.bfloat16, enabled=self.autocast):
+        autocast = torch.autocast(x_BTD.device.type, torch.bfloat16, enabled=self.autocast)
+        with expert_kernel(kernel or "auto"), autocast:
             return module(x_BTD)
 
     def check(self) -> None:
@@ -219,8 +195,6 @@ def rows_of(options: Any) -> list[tuple[int, int, int]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    known = kernels_here()
     made = parser(__doc__, rounds=15)
     add_threads(made)
     made.add_argument("--full", action="store_true", help="all sizes, hours")
@@ -229,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--frames", type=int, nargs="+")
     made.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     made.add_argument(
-        "--kernels", nargs="+", choices=known, default=["auto"], help=f"of {', '.join(known)}"
+        "--kernels", nargs="+", choices=KERNELS, default=["auto"], help=f"of {', '.join(KERNELS)}"
     )
     made.add_argument("--size", type=int, default=256)
     made.add_argument("--hidden_units", type=int, default=1024)
@@ -237,10 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--device", default="cpu")
     made.add_argument("--autocast", action="store_true", help="to bfloat16")
     made.add_argument("--row_seconds", type=float, default=20.0, help="no further round after this")
-    options = made.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    head = header("expert_layer.py", arguments, options.threads)
-    print_header(head)
+    options, head = begin(made, "expert_layer.py", arguments)
     limit_calls, work = limits(options.device, options.autocast)
     wait = torch.accelerator.synchronize if options.device != "cpu" else lambda: None
     usual = (options.size, options.hidden_units) == (256, 1024)

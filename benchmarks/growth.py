@@ -13,16 +13,14 @@ Every axis is one comparison: all its sizes take turns, and ratios are to the sm
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from encoder import PASSES, steps
 from interleaved import Comparison, compare
 from models import EncoderSettings, balance_routers, features_of
-from report import ROOT, add_threads, header, markdown, parser, print_header, write_json
+from report import add_configurations, add_threads, begin, markdown, parser, write_json
 
 AXES = {"experts": "experts", "depth": "layers", "length": "seconds"}
 
@@ -129,11 +127,9 @@ def draw(tables: Sequence[Sequence[dict[str, Any]]], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     made = parser(__doc__, rounds=11)
     add_threads(made)
-    made.add_argument("--teacher", type=Path, default=ROOT / "conf/train_teacher_conformer.yaml")
-    made.add_argument("--student", type=Path, default=ROOT / "conf/train_moe_share_conformer.yaml")
+    add_configurations(made)
     made.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
     made.add_argument("--passes", nargs="+", choices=PASSES, default=["forward"])
     made.add_argument("--experts", type=int, nargs="+", default=[2, 4, 8, 16, 32])
@@ -146,10 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--axis_seconds", type=float, default=60.0, help="no further round after this"
     )
     made.add_argument("--png", type=Path, help="draw a figure, too")
-    options = made.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    head = header("growth.py", arguments, options.threads)
-    print_header(head)
+    options, head = begin(made, "growth.py", arguments)
     tables = []
     for which in options.passes:
         for axis in options.axes:

@@ -10,12 +10,11 @@ order: by reading, by writing, and by adding.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from interleaved import compare
-from report import add_threads, header, markdown, parser, print_header, write_json
+from report import add_threads, begin, markdown, parser, write_json
 from torch.nn import functional as F
 
 from espnet_moe_share.experts.few_rows import few_rows_linear
@@ -63,7 +62,6 @@ def moves(rows: int, size: int) -> Candidates:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     options_parser = parser(__doc__, rounds=31)
     add_threads(options_parser)
     options_parser.add_argument("--size", type=int, default=256, help="D [256]")
@@ -71,11 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options_parser.add_argument(
         "--rows", type=int, nargs="+", default=[19, 62, 100, 250, 1600], help="of each expert"
     )
-    options = options_parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options, head = begin(options_parser, "pieces.py", arguments)
     torch.manual_seed(0)
-    head = header("pieces.py", arguments, options.threads)
-    print_header(head)
     size, hidden = options.size, options.hidden_units
     groups: dict[str, Callable[[int], Candidates]] = {
         f"product, {size} to {hidden}": lambda rows: products(rows, size, hidden),

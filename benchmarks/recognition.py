@@ -23,7 +23,7 @@ import torch
 import yaml
 from espnet2.fileio.sound_scp import SoundScpReader
 from interleaved import summarize
-from report import ROOT, header, markdown, parser, print_header, write_json
+from report import ROOT, begin, markdown, parser, write_json
 
 from espnet_moe_share.checkpoint import require_files
 from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
@@ -116,7 +116,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     made = parser(__doc__)
     made.add_argument("--teacher_exp", type=Path, required=True, help="experiment's folder")
     made.add_argument("--student_exp", type=Path, required=True)
@@ -127,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--inference_config", type=Path, default=ROOT / "conf/decode_asr.yaml")
     made.add_argument("--utterances", type=int, default=20, help="how many [%(default)s]")
     made.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch [1 2]")
-    options = made.parse_args(arguments)
+    options, head = begin(made, "recognition.py", arguments)
     try:
         require_files(options.inference_config, options.data_dir / "wav.scp")
         settings = yaml.safe_load(options.inference_config.read_text(encoding="utf-8"))
@@ -140,8 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ConfigurationError, CheckpointMismatchError) as error:
         sys.exit(f"recognition.py: error: {error}")
     speeches, seconds = [one for one, _ in utterances], sum(one for _, one in utterances)
-    head = header("recognition.py", arguments)
-    print_header(head)
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
         torch.set_num_threads(threads)

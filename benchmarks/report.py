@@ -45,6 +45,38 @@ def add_threads(made: argparse.ArgumentParser) -> None:
     made.add_argument("--threads", type=int, default=threads, help=f"of torch [{threads}]")
 
 
+def add_configurations(made: argparse.ArgumentParser) -> None:
+    """Add ``--teacher`` and ``--student``: YAML files, at AISHELL-1's size by default."""
+    for system, name in (("teacher", "train_teacher"), ("student", "train_moe_share")):
+        made.add_argument(f"--{system}", type=Path, default=ROOT / f"conf/{name}_conformer.yaml")
+
+
+def begin(
+    made: argparse.ArgumentParser, program: str, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Read the command line, set torch's threads, and print the header.
+
+    Args:
+        made: The program's parser.
+        program: Name of the file in this folder.
+        arguments: Of the command line; None: those that the program was started with.
+
+    Returns:
+        The options, and the header for :func:`write_json`.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = made.parse_args(arguments)
+    threads = getattr(options, "threads", None)
+    threads = threads if isinstance(threads, int) else None  # recognition.py has several
+    if threads is not None:
+        import torch  # not by a program that measures how quickly things are imported
+
+        torch.set_num_threads(threads)
+    head = header(program, arguments, threads)
+    print_header(head)
+    return options, head
+
+
 def _commit() -> str:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     try:

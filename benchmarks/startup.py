@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from interleaved import Comparison, summarize
-from report import header, markdown, parser, print_header, write_json
+from report import begin, markdown, parser, write_json
 
 IMPORT_TARGET = 0.050  # seconds
 _TIMED = (
@@ -105,15 +105,12 @@ def registration(program: str, rounds: int) -> Comparison:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     made = parser(__doc__, rounds=15)
     made.add_argument(
         "--start_rounds", type=int, default=5, help="of ESPnet's program, many seconds each [5]"
     )
     made.add_argument("--program", default="espnet2.bin.asr_train")
-    options = made.parse_args(arguments)
-    head = header("startup.py", arguments)
-    print_header(head)
+    options, head = begin(made, "startup.py", arguments)
     measured: dict[str, Comparison] = {}
     measured["import"] = in_turn(IMPORTS, import_seconds, options.rounds)
     measured["process with import"] = in_turn(IMPORTS, process_seconds, options.rounds)

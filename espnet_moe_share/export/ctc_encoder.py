@@ -7,6 +7,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.export.positions import compute_positions_in_graph
@@ -132,7 +133,7 @@ class CTCEncoder(torch.nn.Module):
         def is_enough(samples: int) -> bool:
             try:
                 return self(torch.zeros(1, samples))[0].size(1) > 1
-            except Exception:  # ESPnet's TooShortUttError, torch's of padding and convolution
+            except (TooShortUttError, RuntimeError):  # torch's: of padding and convolution
                 return False
 
         enough = 1
