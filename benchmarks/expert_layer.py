@@ -11,7 +11,8 @@ operation: what an expert layer gains by that it does not gain by its kernel. "l
 loop over a ModuleList of experts, "all experts" computes every expert for every frame. All expert
 layers have the same weights, and the program stops if their outputs differ.
 
-A training step is forward and backward for a given output gradient; gradients are None before it.
+Forward is inference. A training step is forward and backward for a given output gradient; gradients
+are None before it.
 
 Shares of limits: floating-point operations per second of the chosen experts' matrix products as a
 share of a large matrix product's, and bytes per second of expert weights (read once per forward,
@@ -71,7 +72,7 @@ class Case:
         if num_experts * frames <= ALL_EXPERTS_ROWS:
             self.modules["all experts"] = AllExperts(layer), None
         for module, _ in self.modules.values():
-            module.to(device).train()
+            module.to(device)
         self.autocast = options.autocast
         self.x_BTD = torch.randn(1, frames, size).to(device)
         self.gradient_BTD = torch.randn(1, frames, size).to(device)
@@ -90,16 +91,17 @@ class Case:
         """Refuse to compare layers that do not compute the same."""
         names = [name for name in self.modules if not name.startswith("dense")]
         with torch.no_grad():
-            for module, _ in self.modules.values():
-                module.eval()
+            self._train(False)
             outputs = [self.output(name, self.x_BTD).float() for name in names]
-            for module, _ in self.modules.values():
-                module.train()
         limit = (0.05 if self.autocast else 1e-4) * float(outputs[0].abs().max())
         for name, output in zip(names, outputs):
             difference = float((output - outputs[0]).abs().max())
             if difference > limit:
                 sys.exit(f"expert_layer.py: error: '{name}' differs by {difference:.2g}")
+
+    def _train(self, mode: bool) -> None:
+        for module, _ in self.modules.values():
+            module.train(mode)
 
     def calls(self, which: str) -> dict[str, Callable[[], object]]:
         """The candidates, the reference first, as :func:`compare` takes them."""
@@ -115,6 +117,7 @@ class Case:
             for parameter in self.modules[name][0].parameters():
                 parameter.grad = None
 
+        self._train(which != "forward")
         step = forward if which == "forward" else training_step
         return {name: lambda name=name: step(name) for name in self.modules}
 

@@ -4,8 +4,10 @@
     python3 benchmarks/pieces.py
 
 Products of as many rows as an expert gets: torch's own (MKL, where torch was built with it) beside
-oneDNN's. Gradients of a weight of D x H, written by rows and by columns. Rows of D moved to another
-order: by reading, by writing, and by adding.
+oneDNN's, of a plain weight, of one that was packed before, and with the activation that follows
+(SiLU) in the same call or after it. The second layer's weights lie by columns, as in the experts.
+Gradients of a weight of D x H, written by rows and by columns. Rows of D moved to another order: by
+reading, by writing, and by adding.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from report import add_threads, begin, markdown, parser, write_json
 from torch.nn import functional as F
 
 from espnet_moe_share.experts.few_rows import few_rows_linear
+from espnet_moe_share.experts.packed_weights import pack
 
 EXPERTS = 4
 Candidates = dict[str, Callable[[], object]]
@@ -27,11 +30,23 @@ def products(rows: int, inputs: int, outputs: int) -> Candidates:
     """``rows`` for each expert."""
     x = torch.randn(EXPERTS, rows, inputs)
     weight, bias = torch.randn(EXPERTS, outputs, inputs), torch.randn(EXPERTS, outputs)
+    if inputs > outputs:
+        weight = weight.mT.contiguous().mT
+    silu = torch.nn.SiLU()
     pieces = list(zip(x, weight, bias))
-    return {
+    candidates: Candidates = {
         "torch": lambda: [F.linear(*piece) for piece in pieces],
         "oneDNN": lambda: [few_rows_linear(*piece) for piece in pieces],
+        "torch, then SiLU": lambda: [silu(F.linear(*piece)) for piece in pieces],
     }
+    packed = pack(torch.nn.Parameter(weight))
+    if packed is not None:
+        ready = list(zip(pieces, packed))
+        candidates |= {
+            "packed": lambda: [few_rows_linear(*p, packed=matrix) for p, matrix in ready],
+            "packed, with SiLU": lambda: [few_rows_linear(*p, silu, matrix) for p, matrix in ready],
+        }
+    return candidates
 
 
 def weight_gradients(rows: int, inputs: int, outputs: int) -> Candidates:

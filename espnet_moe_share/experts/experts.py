@@ -1,6 +1,6 @@
 """The experts: feed-forward networks with stacked weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.swish import Swish
@@ -60,24 +60,18 @@ class StackedExperts(torch.nn.Module):
         """
         return zip(self.w_1.unbind(), self.b_1.unbind(), self.w_2.unbind(), self.b_2.unbind())
 
-    def apply_one(
-        self,
-        x_ND: torch.Tensor,
-        weights: ExpertWeights,
-        linear: Callable[..., torch.Tensor] = F.linear,
-    ) -> torch.Tensor:
+    def apply_one(self, x_ND: torch.Tensor, weights: ExpertWeights) -> torch.Tensor:
         """Apply one expert to frames.
 
         Args:
             x_ND: Frames (N, D).
             weights: As :meth:`unbind` yields them.
-            linear: Called with input, weight and bias.
 
         Returns:
             (N, D).
         """
         w_1, b_1, w_2, b_2 = weights
-        hidden_NH = self.activation(linear(x_ND, w_1, b_1))
+        hidden_NH = self.activation(F.linear(x_ND, w_1, b_1))
         if self.training:
             hidden_NH = self.dropout(hidden_NH)
-        return linear(hidden_NH, w_2, b_2)
+        return F.linear(hidden_NH, w_2, b_2)

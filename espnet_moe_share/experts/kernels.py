@@ -12,7 +12,8 @@
 ``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
 from espnet_moe_share.experts.few_rows import few_rows_linear
+from espnet_moe_share.experts.packed_weights import pack, unpack
 from espnet_moe_share.experts.segment_mm import segment_linear
 
 if TYPE_CHECKING:
@@ -126,26 +128,36 @@ def apply_dense(
     return y_ND
 
 
-def _loop(
-    experts: "StackedExperts",
-    x_SD: torch.Tensor,
-    ends: list[int],
-    linear: Callable[..., torch.Tensor] = F.linear,
-) -> torch.Tensor:
-    counts = [end - begin for begin, end in zip([0, *ends], ends)]
-    pieces = zip(x_SD.split(counts), experts.unbind())
-    return torch.cat([experts.apply_one(x, weights, linear) for x, weights in pieces])
+def _loop(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    pieces = zip(_split(x_SD, ends), experts.unbind())
+    return torch.cat([experts.apply_one(x, weights) for x, weights in pieces])
+
+
+def _split(x_SD: torch.Tensor, ends: list[int]) -> tuple[torch.Tensor, ...]:
+    return x_SD.split([end - begin for begin, end in zip([0, *ends], ends)])
 
 
 def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
     if not torch.is_grad_enabled():
-        # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache.
-        autocast = torch.is_autocast_enabled(x_SD.device.type)
-        return _loop(experts, x_SD, ends, F.linear if autocast else few_rows_linear)
+        if experts.training or torch.is_autocast_enabled(x_SD.device.type):
+            return _loop(experts, x_SD, ends)
+        return _inference(experts, x_SD, ends)
+    unpack(experts.w_1)
     dtype = _autocast_dtype(x_SD)
     hidden_SH = segment_linear(x_SD.to(dtype), experts.w_1.to(dtype), experts.b_1.to(dtype), ends)
     hidden_SH = experts.dropout(experts.activation(hidden_SH))
     return segment_linear(hidden_SH, experts.w_2.to(dtype), experts.b_2.to(dtype), ends)
+
+
+def _inference(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache. Of the
+    # second weights, which lie by columns, packing would save little.
+    pieces = []
+    packed_E = pack(experts.w_1) or itertools.repeat(None)
+    for x, (w_1, b_1, w_2, b_2), packed in zip(_split(x_SD, ends), experts.unbind(), packed_E):
+        hidden = few_rows_linear(x, w_1, b_1, experts.activation, packed)
+        pieces.append(few_rows_linear(hidden, w_2, b_2))
+    return torch.cat(pieces)
 
 
 def _grouped_mm(

@@ -1,0 +1,89 @@
+"""Inference with packed weights: the same results, whatever happens to the weights between."""
+
+import copy
+import gc
+import io
+
+import pytest
+import torch
+
+from espnet_moe_share.experts import packed_weights
+from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.experts.kernels import expert_kernel
+
+# large enough for oneDNN
+FRAMES, SIZE, HIDDEN, EXPERTS = 400, 96, 288, 2
+
+
+@pytest.fixture(params=[torch.nn.SiLU, torch.nn.ReLU, torch.nn.Tanh])
+def layer(request: pytest.FixtureRequest) -> MixtureOfExperts:
+    torch.manual_seed(3)
+    made = MixtureOfExperts(SIZE, HIDDEN, torch.nn.Dropout(0.5), request.param(), EXPERTS, 1).eval()
+    torch.nn.init.normal_(made.router.weight)
+    check(made)
+    assert packed_weights._packed, "nothing was packed: these tests would show nothing"
+    return made
+
+
+def check(layer: MixtureOfExperts) -> None:
+    x = torch.randn(1, FRAMES, SIZE)
+    with torch.no_grad():
+        with expert_kernel("loop"):
+            expected = layer(x)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_after_a_change(layer: MixtureOfExperts) -> None:
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    layer(torch.randn(1, FRAMES, SIZE)).sum().backward()
+    optimizer.step()
+    check(layer)
+    other = {key: value + 1 for key, value in layer.state_dict().items()}
+    layer.load_state_dict(other)
+    check(layer)
+    layer.experts.w_1.data = torch.randn(EXPERTS, HIDDEN, SIZE)
+    check(layer)
+    layer.double().float()
+    check(layer)
+
+
+def test_a_change_that_torch_does_not_count_is_seen_after_training(layer: MixtureOfExperts) -> None:
+    layer.experts.w_1.data.mul_(2)
+    layer.train()(torch.randn(1, FRAMES, SIZE))
+    check(layer.eval())
+
+
+def test_copies_and_files_have_their_own(layer: MixtureOfExperts) -> None:
+    copied = copy.deepcopy(layer)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    for other in (copied, torch.load(file, weights_only=False)):
+        with torch.no_grad():
+            other.experts.w_1.mul_(-1)
+        check(other)
+    check(layer)
+
+
+def test_layers_that_share_their_experts_share_it(layer: MixtureOfExperts) -> None:
+    other = MixtureOfExperts(SIZE, HIDDEN, torch.nn.Dropout(0.5), torch.nn.SiLU(), EXPERTS, 1)
+    other.experts.w_1 = layer.experts.w_1
+    before = len(packed_weights._packed)
+    check(other.eval())
+    assert len(packed_weights._packed) == before
+
+
+def test_goes_with_the_weights(layer: MixtureOfExperts) -> None:
+    alone = copy.deepcopy(layer)
+    check(alone)
+    before = len(packed_weights._packed)
+    del alone
+    gc.collect()
+    assert len(packed_weights._packed) == before - 1
+
+
+def test_weights_without_a_count_of_changes() -> None:
+    with torch.inference_mode():
+        layer = MixtureOfExperts(SIZE, HIDDEN, torch.nn.Dropout(0.5), torch.nn.SiLU(), EXPERTS, 1)
+    assert packed_weights.pack(layer.experts.w_1) is None
+    check(layer.eval())
