@@ -138,8 +138,8 @@ def build_strictly(
         The model and the training's arguments.
 
     Raises:
-        ConfigurationError: A file is missing, the model file holds more than weights, or the
-            configuration needs another plug-in than this.
+        ConfigurationError: A file is missing, those that the configuration names included, the
+            model file holds more than weights, or the configuration needs another plug-in.
         CheckpointMismatchError: Keys or shapes differ; for any model, not only ours.
     """
     require_files(config_file, model_file)
@@ -147,6 +147,11 @@ def build_strictly(
     try:
         with other_plug_in_errors():
             model, args = build(config_file, model_file, device)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"{error.filename}, which {config_file or 'config.yaml'} names, is not here; run this "
+            "in the directory of the training (the recipe's)"
+        ) from None
     except RuntimeError as error:
         # torch's for ESPnet's own models: a headline, then one line for each tensor
         headline, *details = str(error).splitlines()

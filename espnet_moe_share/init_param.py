@@ -4,13 +4,12 @@ What the commands ``svd_init`` and ``upcycle`` have in common. Importing it is l
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
-from espnet_moe_share.files import whole_file
+from espnet_moe_share.errors import ConfigurationError, exit_in_one_line
+from espnet_moe_share.files import check_writable, whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -127,12 +126,13 @@ def write_init_param(name: str, args: argparse.Namespace, start: Start) -> None:
         args: From :func:`get_parser`.
         start: From the new model and the dense one to the state dict to write and lines to print.
     """
-    try:
+    with exit_in_one_line(name):
         for file in (args.asr_train_config, args.asr_model_file, args.config):
             if not Path(file).is_file():  # before seconds of imports
                 raise ConfigurationError(f"{file}: no such file")
         if args.output.resolve() == Path(args.asr_model_file).resolve():
             raise ConfigurationError(f"--output {args.output} is the dense model; name another")
+        check_writable(args.output)
         import torch
 
         from espnet_moe_share.parameters import count_parameters
@@ -143,12 +143,9 @@ def write_init_param(name: str, args: argparse.Namespace, start: Start) -> None:
         )
         model = build_model(args.config, dense_args)
         state, lines = start(model, dense)
-        with whole_file(args.output) as temporary:
-            torch.save(state, temporary)
-    except (ConfigurationError, CheckpointMismatchError) as error:
-        sys.exit(f"{name}: error: {error}")
-    except OSError as error:
-        sys.exit(f"{name}: error: {error.filename or args.output}: {error.strerror or error}")
+        # Given a path, torch reports a full disk by errors of its own.
+        with whole_file(args.output) as temporary, temporary.open("wb") as stream:
+            torch.save(state, stream)
     for line in lines:
         print(line)
     before, after = (count_parameters(one)["encoder_layer_params"] for one in (dense, model))

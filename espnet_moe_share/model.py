@@ -171,12 +171,12 @@ class MoeShareASRModel(ESPnetASRModel):
         super().train(mode)
         self.balancing.update()  # before a checkpoint is written
         if mode:
-            # Not when the model is built: ESPnet applies its freeze_param later.
-            check_network_learns(self._embedding_network(), self.embedding_ctc is not None)
-            self._load_teacher()
+            self._begin_training()
         return self
 
-    def _load_teacher(self) -> None:
+    def _begin_training(self) -> None:
+        # Not when the model is built: ESPnet applies its freeze_param later.
+        check_network_learns(self._embedding_network(), self.embedding_ctc is not None)
         if self.distill_weight == 0:
             return
         if self.teacher is None:
@@ -225,8 +225,9 @@ class MoeShareASRModel(ESPnetASRModel):
         """
         if self.training:
             # Lightning, which trains for ESPnet3, never calls train() of a model that is new and
-            # thus in training mode: without this there would be no distillation, and no word of it.
-            self._load_teacher()
+            # thus in training mode: without this there would be no distillation, and no word of it,
+            # nor of an embedding network that nothing trains.
+            self._begin_training()
             self.balancing.update()
         teacher = self.teacher if self.teacher is not None and self.teacher.model else None
         tokens = text_lengths.clone()  # with lang_token_id ESPnet adds 1 in place

@@ -30,13 +30,18 @@ def category_colors(number: int) -> Colormap:
     return colormaps["viridis"].resampled(number)
 
 
+def figure_files(name: Path) -> Sequence[Path]:
+    """Files that :func:`save` writes."""
+    return [name.with_name(f"{name.name}.{kind}") for kind in ("png", "pdf")]
+
+
 def save(figure: Figure, name: Path) -> Sequence[Path]:
     """Write ``name``.png and ``name``.pdf.
 
     Raises:
         OSError: They cannot be written.
     """
-    files = [name.with_name(f"{name.name}.{kind}") for kind in ("png", "pdf")]
+    files = figure_files(name)
     for file in files:
         with whole_file(file) as temporary:
             figure.savefig(temporary, format=file.suffix[1:], dpi=150)

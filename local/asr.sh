@@ -52,6 +52,16 @@ for directory in data "${dumpdir}" "${expdir}"; do
         die "${directory}: cannot be written to; free space or give another --dumpdir or --expdir"
 done
 
+# Data and statistics are for all that trains here: two runs would write them at the same time.
+data_lock=
+if [ "${stage}" -le 10 ] && command -v flock >/dev/null; then
+    exec {data_lock}>data/.lock
+    flock -n "${data_lock}" || {
+        echo "waiting for another run in ${PWD}, which prepares the data"
+        flock "${data_lock}"
+    }
+fi
+
 data_feats=${dumpdir}/raw
 token_directory=$(token_directory)
 token_list=${token_directory}/tokens.txt
@@ -164,6 +174,9 @@ if wanted 10; then
         ${python} -m espnet2.bin.asr_train --collect_stats true "${train_args[@]}" ${asr_args}
     end
 fi
+
+# Training, decoding and scoring hold the directories of their experiment only.
+[ -z "${data_lock}" ] || exec {data_lock}>&-
 
 if wanted 11; then
     begin 11 "training: ${asr_exp}"

@@ -10,7 +10,9 @@ systems=
 seeds="1 2 3"
 asr_args=
 expdir=exp
-own_options=(systems seeds asr_args expdir)
+dumpdir=dump
+inference_asr_model=valid.acc.ave.pth
+own_options=(systems seeds asr_args expdir dumpdir inference_asr_model)
 # shellcheck disable=SC2034  # read by parse_options.sh
 help_message="Usage: $0 [--systems \"NAME ...\"] [--seeds \"N ...\"] [options of the recipe's run.sh]
   --systems   conf/grid/train_<NAME>.yaml, default: all of them
@@ -27,7 +29,7 @@ die() {
 [ $# -eq 0 ] || die "unexpected argument '$1'; options start with --"
 for ((i = 0; i < ${#other_options[@]}; i += 2)); do
     case "${other_options[i]//-/_}" in
-        __teacher_config | __teacher_exp | __asr_config | __asr_tag | __stage | __stop_stage)
+        __teacher_config | __teacher_exp | __asr_config | __asr_tag | __stage | __stop_stage | __skip_eval)
             die "${other_options[i]} is the grid's own; give it to run.sh"
             ;;
     esac
@@ -49,14 +51,16 @@ done
 
 run() { # run <system> <asr_tag> <asr_args> <options...>
     ./run.sh "${other_options[@]}" --teacher_config none --asr_config "conf/grid/train_$1.yaml" --asr_tag "$2" \
-        --asr_args "$3" --expdir "${expdir}" "${@:4}"
+        --asr_args "$3" --expdir "${expdir}" --dumpdir "${dumpdir}" \
+        --inference_asr_model "${inference_asr_model}" "${@:4}"
 }
 run dense grid_data "${asr_args}" --stop_stage 10
 for seed in ${seeds}; do
     for system in ${systems}; do
         tag=grid_${system}_seed${seed}
         result=(local/grid_result.py --experiment "${expdir}/asr_${tag}" --system "${system}" --seed "${seed}"
-            --config "conf/grid/train_${system}.yaml" --asr_args "${asr_args}")
+            --config "conf/grid/train_${system}.yaml" --asr_args "${asr_args}"
+            --dumpdir "${dumpdir}" --model "${inference_asr_model}")
         if python3 "${result[@]}" --check; then
             echo "grid.sh: ${tag}: done"
             continue

@@ -18,11 +18,11 @@ HEADER = (
 )
 LEGEND = """\
 CER in per cent: mean ± standard deviation over seeds (each seed's). The rest are means over layers
-and seeds, on the test set. Largest share: of a layer's choices, that of its busiest expert (even:
-1 / experts). Load entropy: of these shares; routing entropy: of the router's probabilities for one
-frame; both divided by their maximum, log experts. Agreement: frames whose expert has the same
-number in two layers that follow one another; mutual information: of the two choices, normalised to
-0 ... 1, whatever the numbers.
+and seeds, on the first test set. Largest share: of a layer's choices, that of its busiest expert
+(even: 1 / experts). Load entropy: of these shares; routing entropy: of the router's probabilities
+for one frame; both divided by their maximum, log experts. Agreement: frames whose expert has the
+same number in two layers that follow one another; mutual information: of the two choices,
+normalised to 0 ... 1, whatever the numbers.
 """
 
 
@@ -63,16 +63,18 @@ def table(results: list[dict[str, Any]]) -> str:
         by_system.setdefault(result["system"], []).append(result)
     for system, runs in by_system.items():
         parameters = runs[0]["parameters"]
-        for dataset in runs[0]["cer"]:
-            rates = [result["cer"][dataset] for result in runs]
+        sets = dict.fromkeys(name for result in runs for name in result["cer"])
+        for dataset in sets:
+            scored = [result for result in runs if dataset in result["cer"]]
+            rates = [result["cer"][dataset] for result in scored]
             each = f" ({', '.join(f'{rate:.1f}' for rate in rates)})" if len(rates) > 1 else ""
             cells = [
-                system.replace("_", " "),
+                system.replace("_", " ") + (f", {dataset}" if len(sets) > 1 else ""),
                 f"{parameters['encoder_layer_params']:,}",
                 f"{parameters['total_params']:,}",
-                " ".join(str(result["seed"]) for result in runs),
+                " ".join(str(result["seed"]) for result in scored),
                 spread(rates, 1) + each,
-                *usage_cells([r["expert_usage"] for r in runs if r["expert_usage"]]),
+                *usage_cells([r["expert_usage"] for r in scored if r["expert_usage"]]),
             ]
             text += f"|{'|'.join(cells)}|\n"
     return text

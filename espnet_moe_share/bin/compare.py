@@ -21,8 +21,8 @@ from espnet_moe_share.comparison.tables import (
     difference_table,
     espnet_tables,
 )
-from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
-from espnet_moe_share.files import whole_file
+from espnet_moe_share.errors import ConfigurationError, exit_in_one_line
+from espnet_moe_share.files import check_writable, whole_file
 
 
 def compare(systems: list[System]) -> dict[tuple[str, str], Difference]:
@@ -99,20 +99,29 @@ def _read(args: argparse.Namespace) -> list[System]:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     args = get_parser().parse_args(arguments)
-    try:
-        systems = _read(args)
-        differences = compare(systems)
-    except (ConfigurationError, CheckpointMismatchError) as error:
-        sys.exit(f"compare: error: {error}")
+    command = args.command or " ".join(
+        [get_parser().prog, shlex.join(sys.argv[1:] if arguments is None else arguments)]
+    )
+    with exit_in_one_line("compare"):
+        _print_and_write(args, command)
+
+
+def _print_and_write(args: argparse.Namespace, command: str) -> None:
+    if args.output is not None:
+        check_writable(args.output)
+    if args.figure is not None:
+        from espnet_moe_share.plotting import figure_files
+
+        for file in figure_files(args.figure):
+            check_writable(file)
+    systems = _read(args)
+    differences = compare(systems)
     tables = comparison_table(systems)
     if differences:
         tables += f"\n{difference_table(systems[0], systems[1], differences)}"
     elif len(systems) == 2:
         tables += "\nNo set that both have decoded with options of the same name: no difference.\n"
     print(tables, end="")
-    command = args.command or " ".join(
-        [get_parser().prog, shlex.join(sys.argv[1:] if arguments is None else arguments)]
-    )
     if args.output is not None:
         with whole_file(args.output) as temporary:
             temporary.write_text(results_text(systems, tables, command), encoding="utf-8")

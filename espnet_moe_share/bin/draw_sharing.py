@@ -8,10 +8,10 @@ writes sharing.png and sharing.pdf. The weights themselves are not read.
 import argparse
 import contextlib
 import io
-import sys
 from pathlib import Path
 
-from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.errors import ConfigurationError, exit_in_one_line
+from espnet_moe_share.files import check_writable
 from espnet_moe_share.profiling import AISHELL_TOKENS
 
 _PROGRAM = "espnet_moe_share.bin.draw_sharing"
@@ -35,20 +35,25 @@ def get_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Draw the configuration of the command line."""
     args = get_parser().parse_args(arguments)
+    with exit_in_one_line(_PROGRAM):
+        _draw(args)
+
+
+def _draw(args: argparse.Namespace) -> None:
     if not args.config.is_file():  # before seconds of imports
-        sys.exit(f"{_PROGRAM}: error: {args.config}: no such file")
+        raise ConfigurationError(f"{args.config}: no such file")
+    from espnet_moe_share.plotting import figure_files, save
+
+    for file in figure_files(args.output):
+        check_writable(file)
     # ESPnet says on stderr which optional packages are missing.
     with contextlib.redirect_stderr(io.StringIO()):
-        from espnet_moe_share.plotting import save
         from espnet_moe_share.profiling.configuration import build_model, read_complete_arguments
         from espnet_moe_share.sharing.figure import sharing_figure
-    try:
-        model = build_model(args.config, read_complete_arguments(args.config, AISHELL_TOKENS))
-        layers = getattr(model.encoder, "encoders", None)
-        if layers is None:
-            raise ConfigurationError(f"{args.config}: its encoder has no stack of layers")
-    except ConfigurationError as error:
-        sys.exit(f"{_PROGRAM}: error: {error}")
+    model = build_model(args.config, read_complete_arguments(args.config, AISHELL_TOKENS))
+    layers = getattr(model.encoder, "encoders", None)
+    if layers is None:
+        raise ConfigurationError(f"{args.config}: its encoder has no stack of layers")
     for file in save(sharing_figure(list(layers), args.title or str(args.config)), args.output):
         print(f"{file}: written")
 

@@ -17,9 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
-from espnet_moe_share.files import whole_file
+from espnet_moe_share.errors import ConfigurationError, exit_in_one_line
+from espnet_moe_share.files import check_writable, whole_file
 from espnet_moe_share.usage.data import DataDirectory, read_data_directory
+
+_JSON = "expert_usage.json"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--utt_id", help="utterance to draw in full [the first]")
     parser.add_argument(
         "--shuffle_utts",
-        type=int,
+        type=_not_negative,
         default=200,
         help="at most so many utterances are recognised again with shuffled experts [200]",
     )
@@ -50,19 +52,24 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: a number of 0 or more is needed")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     args = get_parser().parse_args(arguments)
-    try:
+    with exit_in_one_line("expert_usage"):
         data = read_data_directory(args.data_dir)
         traced = args.utt_id or next(iter(data.recordings))
         if traced not in data.recordings:
             raise ConfigurationError(f"--utt_id {traced}: not in {args.data_dir / 'wav.scp'}")
         if args.font is not None and not args.font.is_file():
             raise ConfigurationError(f"--font {args.font}: no such file")
+        check_writable(args.output_dir / _JSON)
         _measure_and_draw(args, data, traced)
-    except (ConfigurationError, CheckpointMismatchError) as error:
-        sys.exit(f"expert_usage: error: {error}")
 
 
 def _measure_and_draw(args: argparse.Namespace, data: DataDirectory, traced: str) -> None:
@@ -104,7 +111,7 @@ def _measure_and_draw(args: argparse.Namespace, data: DataDirectory, traced: str
     if lettering.note:
         print(f"expert_usage: {lettering.note}; {HINT}", file=sys.stderr)
     summary["utterance"] = _describe(model, trace)
-    with whole_file(args.output_dir / "expert_usage.json") as temporary:
+    with whole_file(args.output_dir / _JSON) as temporary:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     layers = summary["layers"]
@@ -135,7 +142,7 @@ def _measure_and_draw(args: argparse.Namespace, data: DataDirectory, traced: str
                 figure.supxlabel(lettering.note, fontsize="x-small", ha="right", x=0.99)
             save(figure, args.output_dir / name)
     print(
-        f"{args.output_dir}: expert_usage.json and {len(figures)} figures (png, pdf) of "
+        f"{args.output_dir}: {_JSON} and {len(figures)} figures (png, pdf) of "
         f"{len(data.recordings)} utterances, {len(layers)} expert layers"
     )
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
-from espnet_moe_share.files import whole_file
+from espnet_moe_share.errors import ConfigurationError, exit_in_one_line
+from espnet_moe_share.files import check_writable, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,6 @@ def export(model: "ESPnetASRModel", args: argparse.Namespace, folder: Path) -> d
     }
     program = export_program(module, min_samples)
     graph = export_onnx(program, metadata)
-    folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / name for kind, name in _FILES.items()}
     with whole_file(files["ONNX float32"]) as file:
         onnx.save(graph, file)
@@ -105,7 +104,8 @@ def compare(
         recordings: Utterance id -> audio file.
 
     Returns:
-        Kind of file -> how far its log-probabilities and best tokens are from ESPnet's.
+        Kind of file -> how far its log-probabilities and best tokens are from ESPnet's, and how
+        many recordings were too short to be compared.
 
     Raises:
         ConfigurationError: A recording cannot be read.
@@ -136,9 +136,13 @@ def compare(
             found = run[kind](speech)
             largest[kind] = max(largest[kind], float(abs(found - wanted).max()))
             differing[kind] += int((found.argmax(-1) != wanted.argmax(-1)).sum())
+    short = len(recordings) - utterances
+    left_out = f", {short} too short" if short else ""
+    if not utterances:
+        return dict.fromkeys(run, f"nothing to compare with: 0 utterances{left_out}")
     return {
-        kind: f"{utterances} utterances: log-probabilities differ by {largest[kind]:.2g} at most, "
-        f"the best token in {differing[kind]} of {frames} frames"
+        kind: f"{utterances} utterances{left_out}: log-probabilities differ by "
+        f"{largest[kind]:.2g} at most, the best token in {differing[kind]} of {frames} frames"
         for kind in run
     }
 
@@ -149,6 +153,8 @@ def run(args: argparse.Namespace) -> str:
     from espnet_moe_share.usage.data import read_wav_scp
 
     recordings = None if args.wav_scp is None else read_wav_scp(args.wav_scp)
+    for name in _FILES.values():
+        check_writable(args.output_dir / name)
     model, train_args = ASRTask.build_model_from_file(args.asr_train_config, args.asr_model_file)
     files = export(model, train_args, args.output_dir)
     checkpoint = Path(args.asr_model_file).stat().st_size
@@ -185,13 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"export: error: {', '.join(missing)} not installed; "
             "pip install 'espnet_moe_share[export]'"
         )
-    try:
-        report = run(args)
-    except (ConfigurationError, CheckpointMismatchError) as error:
-        sys.exit(f"export: error: {error}")
-    except OSError as error:
-        sys.exit(f"export: error: {error.filename or args.output_dir}: {error.strerror or error}")
-    print(report)
+    with exit_in_one_line("export"):
+        print(run(args))
 
 
 if __name__ == "__main__":

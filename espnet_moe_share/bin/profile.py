@@ -8,11 +8,10 @@ import argparse
 import contextlib
 import io
 import json
-import sys
 from pathlib import Path
 from typing import NoReturn
 
-from espnet_moe_share.errors import ConfigurationError
+from espnet_moe_share.errors import ConfigurationError, exit_in_one_line
 from espnet_moe_share.profiling import AISHELL_TOKENS, SPEECH_SECONDS
 
 _PROGRAM = "espnet_moe_share.bin.profile"
@@ -85,22 +84,24 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Profile the configurations of the command line."""
     args = _parser().parse_args()
+    with exit_in_one_line(_PROGRAM):
+        _profile(args)
+
+
+def _profile(args: argparse.Namespace) -> None:
     for config in args.config:
         if not Path(config).is_file():  # before seconds of imports and of other configurations
-            sys.exit(f"{_PROGRAM}: error: {config}: no such file")
+            raise ConfigurationError(f"{config}: no such file")
     # ESPnet says on stderr which optional packages are missing.
     with contextlib.redirect_stderr(io.StringIO()):
         from espnet_moe_share.profiling.profile import profile
         from espnet_moe_share.profiling.report import as_markdown, as_record, as_text
 
     profiles = []
-    try:
-        for config in args.config:
-            profiles.append(profile(config, args.vocab_size, args.speech_seconds))
-            if not args.json and not args.markdown:
-                print(as_text(profiles[-1]), flush=True)
-    except ConfigurationError as error:
-        sys.exit(f"{_PROGRAM}: error: {error}")
+    for config in args.config:
+        profiles.append(profile(config, args.vocab_size, args.speech_seconds))
+        if not args.json and not args.markdown:
+            print(as_text(profiles[-1]), flush=True)
     if args.json:
         print(json.dumps([as_record(one) for one in profiles], indent=2, ensure_ascii=False))
     elif args.markdown:

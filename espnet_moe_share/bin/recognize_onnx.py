@@ -79,10 +79,22 @@ def edit_distance(reference: str, hypothesis: str) -> int:
 
 
 def read_columns(path: Path) -> dict[str, str]:
-    """Read ``<utterance id> <rest>`` lines."""
-    with path.open(encoding="utf-8") as stream:
-        columns = (line.strip().partition(" ") for line in stream if line.strip())
-        return {name: rest.strip() for name, _, rest in columns}
+    """Read ``<utterance id> <rest>`` lines.
+
+    Raises:
+        ValueError: Not UTF-8, or an id twice.
+    """
+    columns: dict[str, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
+    for line in filter(str.strip, lines):
+        name, *rest = line.strip().split(maxsplit=1)
+        if name in columns:
+            raise ValueError(f"{path}: {name} occurs twice")
+        columns[name] = rest[0] if rest else ""
+    return columns
 
 
 def read_speech(path: str, sampling_rate: int) -> np.ndarray:
@@ -96,8 +108,9 @@ def read_speech(path: str, sampling_rate: int) -> np.ndarray:
     except RuntimeError as error:  # soundfile's own class is one
         raise ValueError(f"{path}: unreadable audio ({error})") from None
     if rate != sampling_rate or speech.ndim > 1:
+        channels = speech.shape[1] if speech.ndim > 1 else 1
         raise ValueError(
-            f"{path}: {rate} Hz and {speech.ndim} channels; "
+            f"{path}: {rate} Hz and {channels} channels; "
             f"the model was trained with {sampling_rate} Hz and needs one"
         )
     return speech
@@ -111,11 +124,33 @@ def peak_memory() -> float:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Recognise all of a wav.scp and say what it took."""
+    """Recognise all of a wav.scp, write the texts, and say what it took."""
+    if args.output.is_dir():
+        raise ValueError(f"{args.output}: a folder; --output is a file")
+    temporary = args.output.with_name(f".{args.output.name}.tmp.{os.getpid()}")
+    try:
+        temporary.touch()  # what cannot be written is said before the work
+        texts, report = recognize(args)
+        lines = (f"{name} {text}\n" for name, text in texts.items())
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(args.output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return report
+
+
+def recognize(args: argparse.Namespace) -> tuple[dict[str, str], str]:
+    """Recognise all of a wav.scp.
+
+    Returns:
+        Utterance id -> text, and what it took.
+    """
     recordings = read_columns(args.wav_scp)
     references = None if args.ref is None else read_columns(args.ref)
     if not recordings:
         raise ValueError(f"{args.wav_scp}: no recordings in it")
+    if without := [name for name, path in recordings.items() if not path]:
+        raise ValueError(f"{args.wav_scp}: {without[0]} has no audio file")
     if references is not None and not recordings.keys() <= references.keys():
         missing = sorted(recordings.keys() - references.keys())
         raise ValueError(f"{args.ref}: {len(missing)} texts missing, such as that of {missing[0]}")
@@ -136,10 +171,6 @@ def run(args: argparse.Namespace) -> str:
         seconds += time.perf_counter() - start
         speech_seconds += len(speech) / recognizer.sampling_rate
     memory = peak_memory()
-    temporary = args.output.with_name(f".{args.output.name}.tmp.{os.getpid()}")
-    lines = (f"{name} {text}\n" for name, text in texts.items())
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(args.output)
     report = [
         f"{args.model_file}: {args.model_file.stat().st_size} bytes",
         f"{len(texts)} utterances, {speech_seconds:.1f} s of speech; {args.num_threads} thread(s)",
@@ -158,7 +189,7 @@ def run(args: argparse.Namespace) -> str:
             f"CER {100 * errors / max(characters, 1):.2f} % ({errors} of {characters}, "
             "without spaces)"
         )
-    return "\n".join(report)
+    return texts, "\n".join(report)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -168,18 +199,28 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--wav_scp", type=Path, required=True, help="lines <id> <audio file>")
     parser.add_argument("--output", type=Path, required=True, help="file of lines <id> <text>")
     parser.add_argument("--ref", type=Path, help="right texts, lines <id> <text>: prints the CER")
-    parser.add_argument("--num_threads", type=int, default=1, help="CPU threads [%(default)s]")
+    parser.add_argument(
+        "--num_threads", type=_number, default=1, metavar="N", help="CPU threads [%(default)s]"
+    )
     return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text}: a number from 1 is needed")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
+    args = get_parser().parse_args(arguments)
     try:
-        print(run(get_parser().parse_args(arguments)))
+        print(run(args))
     except ValueError as error:
         sys.exit(f"recognize_onnx: error: {' '.join(str(error).split())}")
     except OSError as error:
-        sys.exit(f"recognize_onnx: error: {error.filename}: {error.strerror}")
+        # A full disk does not say which file it could not take.
+        sys.exit(f"recognize_onnx: error: {error.filename or args.output}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ and then train with ESPnet's own ``--init_param exp/upcycled.pth``. Prints where
 file comes from; docs/upcycling.md says more.
 """
 
+import argparse
 import math
 from typing import TYPE_CHECKING
 
@@ -65,13 +66,23 @@ def initial_state(
 
 
 def _place(text: str) -> int | None:
-    return None if text == "mean" else int(text)
+    if text == "mean":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text}: mean, or a place such as 0 or -1, is needed"
+        ) from None
 
 
 def _not_negative(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a number of 0 or more is needed")
     return number
 
 

@@ -50,7 +50,8 @@ def count_parameters(experiment: Path, model: str) -> Parameters:
     status = file.stat()
     identity = [status.st_size, status.st_mtime_ns]
     cache = experiment / ".parameters.json"
-    if cache.is_file():
+    # Whatever cannot be read is counted anew.
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         kept = json.loads(cache.read_text(encoding="utf-8"))
         if kept["model"] == identity:
             return Parameters(**kept["parameters"])
@@ -60,17 +61,11 @@ def count_parameters(experiment: Path, model: str) -> Parameters:
         from espnet_moe_share.parameters import count_parameters as count
         from espnet_moe_share.task import ASRTask
 
-        try:
-            built, _ = ASRTask.build_model_from_file(experiment / "config.yaml", file, "cpu")
-        except FileNotFoundError as error:
-            raise ConfigurationError(
-                f"{error.filename}, which {experiment}/config.yaml names, is not here; run this in "
-                "the recipe's directory"
-            ) from None
+        built, _ = ASRTask.build_model_from_file(experiment / "config.yaml", file, "cpu")
     counts = count(built)
     parameters = Parameters(**{name: int(counts[name]) for name in Parameters.__annotations__})
-    # The experiment may be somebody else's, and only to be read.
-    with contextlib.suppress(PermissionError), whole_file(cache) as temporary:
+    # The experiment may be somebody else's, or on a disk that is only to be read.
+    with contextlib.suppress(OSError), whole_file(cache) as temporary:
         temporary.write_text(json.dumps({"model": identity, "parameters": asdict(parameters)}))
     return parameters
 
@@ -80,13 +75,16 @@ def training_options(experiment: Path) -> dict[str, object]:
     """The experiment's config.yaml, as ESPnet wrote it when training began.
 
     Raises:
-        ConfigurationError: It is missing, or no mapping.
+        ConfigurationError: It is missing, no YAML, or no mapping.
     """
     path = experiment / "config.yaml"
     if not path.is_file():
         raise ConfigurationError(f"{path}: no such file; is the model trained (stage 11)?")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    options = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    try:
+        options = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(options, dict):
         raise ConfigurationError(f"{path}: the config.yaml of a training is needed")
     return options

@@ -31,8 +31,8 @@ def read_data_directory(path: Path) -> DataDirectory:
     """Read ``wav.scp`` and, as far as they are there, ``text`` and all ``utt2*`` files of labels.
 
     Raises:
-        ConfigurationError: No such directory, a file that cannot be read, or an utterance without
-            a text or a label.
+        ConfigurationError: No such directory, a file that cannot be read, an utterance without a
+            text or a label, or with two.
     """
     if not path.is_dir():
         raise ConfigurationError(f"{path}: no such data directory; one with a wav.scp is needed")
@@ -43,6 +43,10 @@ def read_data_directory(path: Path) -> DataDirectory:
         for file in sorted(path.glob("utt2*"))
         if file.is_file() and file.name not in _NO_LABELS
     }
+    for name, column in labels.items():
+        for utterance, label in column.items():
+            if not label:
+                raise ConfigurationError(f"{path / name}: {utterance} has no label; add it")
     return DataDirectory(recordings, texts, labels)
 
 
@@ -50,16 +54,16 @@ def read_wav_scp(path: Path) -> dict[str, Path]:
     """Read ``<utterance id> <audio file>`` lines.
 
     Raises:
-        ConfigurationError: No such file, no line in it, or a line that is a pipe or has no file.
+        ConfigurationError: No such file, no line in it, an id twice, or a line that is a pipe or
+            has no file.
     """
     if not path.is_file():
         raise ConfigurationError(f"{path}: no such file; a wav.scp is needed")
     recordings: dict[str, Path] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        name, _, file = line.strip().partition(" ")
+    for number, (name, file) in _read_columns(path).items():
         if not file or file.endswith("|"):
             raise ConfigurationError(f"{path}:{number}: '<utterance id> <audio file>' is needed")
-        recordings[name] = Path(file.strip())
+        recordings[name] = Path(file)
     if not recordings:
         raise ConfigurationError(f"{path}: no recordings in it")
     return recordings
@@ -69,18 +73,34 @@ def read_column(path: Path, utterances: dict[str, Path]) -> dict[str, str]:
     """Read ``<utterance id> <value>`` lines of the given utterances.
 
     Raises:
-        ConfigurationError: An utterance is not in the file.
+        ConfigurationError: An utterance is not in the file, or twice.
     """
-    values: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        name, _, value = line.strip().partition(" ")
-        values[name] = value.strip()
+    values = dict(_read_columns(path).values())
     for utterance in utterances:
         if utterance not in values:
             raise ConfigurationError(
                 f"{path}: nothing of {utterance}, which is in wav.scp; add it, or remove the file"
             )
     return {utterance: values[utterance] for utterance in utterances}
+
+
+def _read_columns(path: Path) -> dict[int, tuple[str, str]]:
+    """Number of the line, from 1 -> first column, and the rest, which may be empty."""
+    try:
+        # splitlines() would end a line at characters that a text may hold, such as U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 at byte {error.start}") from None
+    columns: dict[int, tuple[str, str]] = {}
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            # Kaldi's tools part columns by tabs, too.
+            name, *rest = line.strip().split(maxsplit=1)
+            if first.setdefault(name, number) != number:
+                raise ConfigurationError(f"{path}:{number}: {name} is in line {first[name]}, too")
+            columns[number] = (name, rest[0] if rest else "")
+    return columns
 
 
 def read_speech(utterance: str, file: Path, sampling_rate: int) -> np.ndarray:

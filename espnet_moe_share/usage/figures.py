@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,9 @@ def routing_figure(summary: Mapping[str, Any]) -> Figure:
     Args:
         summary: Of :meth:`espnet_moe_share.usage.measure.Measured.summary`.
     """
-    figure = new_figure(13.5, 4.2)
-    left, middle, right = figure.subplots(1, 3)
+    panels = 3 if summary["by_label"] else 2
+    figure = new_figure(4.5 * panels, 4.2)
+    left, middle, *more = figure.subplots(1, panels)
     layers = summary["layers"]
     names = layer_names([layer["name"] for layer in layers])
     positions = range(len(layers))
@@ -152,11 +154,14 @@ def routing_figure(summary: Mapping[str, Any]) -> Figure:
     )
     figure.colorbar(image, ax=middle, shrink=0.8, label="agreement (0: none, 1: full)")
 
-    for color, marker, (name, label) in zip(OKABE_ITO, "os^Dv<>p", summary["by_label"].items()):
-        values = [label["explained"].get(layer["name"], math.nan) for layer in layers]
-        right.plot(positions, values, color=color, marker=marker, label=name)
-    _by_layer(right, names, "What a label says about the choice of expert",
-              "mutual information / entropy of the choice")  # fmt: skip
+    for right in more:
+        # Nine markers beside eight colours: no pair of them comes twice.
+        styles = zip(cycle(OKABE_ITO), cycle("os^Dv<>pX"))
+        for (name, label), (color, marker) in zip(summary["by_label"].items(), styles):
+            values = [label["explained"].get(layer["name"], math.nan) for layer in layers]
+            right.plot(positions, values, color=color, marker=marker, label=name)
+        _by_layer(right, names, "What a label says about the choice of expert",
+                  "mutual information / entropy of the choice")  # fmt: skip
     return figure
 
 

@@ -1,5 +1,6 @@
 """Fonts that have the letters of a text, and what to write where none has them."""
 
+import contextlib
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -64,13 +65,18 @@ def find_lettering(texts: Iterable[str], font: Path | None = None) -> Lettering:
         best, covered = font, set[str]()
         if font is None:
             for file in sorted(font_manager.findSystemFonts()):
-                found = missing & _letters(Path(file))
+                found = set[str]()
+                with contextlib.suppress(OSError, RuntimeError):  # a broken font of the system
+                    found = missing & _letters(Path(file))
                 if len(found) > len(covered):
                     best, covered = Path(file), found
                 if covered == missing:
                     break
         else:
-            covered = missing & _letters(font)
+            try:
+                covered = missing & _letters(font)
+            except (OSError, RuntimeError) as error:
+                raise ConfigurationError(f"--font {font}: no font file ({error})") from None
         if best is not None:
             font_manager.fontManager.addfont(best)
             families.append(FT2Font(str(best)).family_name)
@@ -79,12 +85,7 @@ def find_lettering(texts: Iterable[str], font: Path | None = None) -> Lettering:
 
 
 def _letters(font: Path) -> set[str]:
-    try:
-        return {chr(code) for code in FT2Font(str(font)).get_charmap()}
-    except (OSError, RuntimeError) as error:
-        if font.suffix.lower() in (".ttf", ".ttc", ".otf") and font.is_file():
-            return set()  # a broken font of the system is none
-        raise ConfigurationError(f"--font {font}: no font file ({error})") from None
+    return {chr(code) for code in FT2Font(str(font)).get_charmap()}
 
 
 def _is_han(letter: str) -> bool:

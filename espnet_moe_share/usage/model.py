@@ -73,15 +73,18 @@ class UsageModel:
         Raises:
             ConfigurationError: It is too short.
         """
+        too_short = f"{len(samples)} samples are too short for the encoder; leave it out"
+        stft = getattr(self.model.frontend, "stft", None)
+        # The Fourier transform mirrors half a window at either end, and one needs more than that.
+        if len(samples) <= (0 if stft is None else stft.n_fft // 2):
+            raise ConfigurationError(too_short)
         speech = torch.from_numpy(samples).unsqueeze(0).to(self.device)
         lengths = torch.tensor([speech.size(1)], device=self.device)
         with record_routing(self.model.encoder) as records:
             try:
                 encoder_out, _ = self.model.encode(speech, lengths)
             except TooShortUttError:
-                raise ConfigurationError(
-                    f"{len(samples)} samples are too short for the encoder; leave it out"
-                ) from None
+                raise ConfigurationError(too_short) from None
         if isinstance(encoder_out, tuple):  # with the outputs of intermediate CTC
             encoder_out = encoder_out[0]
         tokens = self.model.ctc.argmax(encoder_out)[0].tolist() if self.has_ctc else None

@@ -68,7 +68,9 @@ def test_shared_experts_of_different_layers_and_an_embedding_network(
     assert 0 < (expert - origin).norm() < 0.03 * origin.norm()
 
 
-def test_refusals(tmp_path: Path, teacher: dict[str, str]) -> None:
+def test_refusals(
+    tmp_path: Path, teacher: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     def message(*options: str, **changes: object) -> str:
         with pytest.raises(SystemExit) as refused:
             start(teacher, tmp_path, tiny_models.config(**changes), *options)
@@ -83,3 +85,5 @@ def test_refusals(tmp_path: Path, teacher: dict[str, str]) -> None:
     assert "'decoder.decoders.1." in text and "is missing in the dense model" in text
     with pytest.raises(SystemExit):
         start(teacher, tmp_path, tiny_models.config(), "--noise", "-1")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("--noise: -1: a number of 0 or more is needed")

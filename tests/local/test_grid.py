@@ -94,7 +94,8 @@ def test_what_is_done_is_skipped(recipe: Path) -> None:
     assert trained[0] == (
         "run.sh --corpus mini_noisy --teacher_config none --asr_config"
         " conf/grid/train_dense_shared.yaml --asr_tag grid_dense_shared_seed1"
-        " --asr_args --seed 1 --max_epoch 2 --expdir exp --stage 11"
+        " --asr_args --seed 1 --max_epoch 2 --expdir exp --dumpdir dump"
+        " --inference_asr_model valid.acc.ave.pth --stage 11"
     )
     assert "--stop_stage 10" in calls[0]
     assert sum("grid_table.py" in call for call in calls) == 2
@@ -106,7 +107,8 @@ def test_forms_of_options(recipe: Path) -> None:
     trained = (recipe / "calls").read_text().splitlines()[1]
     assert trained == (
         "run.sh --teacher_config none --asr_config conf/grid/train_dense.yaml"
-        " --asr_tag grid_dense_seed7 --asr_args --seed 7 --max_epoch 2 --expdir exp --stage 11"
+        " --asr_tag grid_dense_seed7 --asr_args --seed 7 --max_epoch 2 --expdir exp --dumpdir dump"
+        " --inference_asr_model valid.acc.ave.pth --stage 11"
     )
 
 

@@ -13,8 +13,10 @@ import prepare_fillets
 import pytest
 import soundfile
 from command_line import UserError
+from fillets_audio import decode
+from fillets_lines import GAME_FOLDER, collect_lines, find_roots
 from fillets_split import Utterance, repeated_texts, split_levels
-from prepare_fillets import DroppedLine, normalise_text
+from fillets_text import DroppedLine, normalise_text
 
 LEVELS = 12
 WORDS = ["zeven", "rode", "vissen", "zwemmen", "heel", "langzaam", "naar", "boven", "toe"]
@@ -35,7 +37,7 @@ def dialog(dialog_id: str, font: str, text: str) -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked packages: 12 levels of four lines, shared lines, and one of every defect."""
     root = tmp_path_factory.mktemp("packages")
-    game = root / prepare_fillets.GAME_FOLDER
+    game = root / GAME_FOLDER
     for level in range(LEVELS):
         source = ""
         for line in range(4):
@@ -197,7 +199,7 @@ def test_sets_and_what_is_left_out(
 
 def test_decoded_tone_keeps_pitch_and_level(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.ogg", 1.0, 440)
-    assert prepare_fillets.decode(tmp_path / "a.ogg", tmp_path / "a.wav") == pytest.approx(1.0)
+    assert decode(tmp_path / "a.ogg", tmp_path / "a.wav") == pytest.approx(1.0)
     samples, rate = soundfile.read(tmp_path / "a.wav")
     spectrum = np.abs(np.fft.rfft(samples)) / len(samples) * 2
     assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(440, abs=1)
@@ -317,10 +319,10 @@ def test_too_few_levels_are_refused() -> None:
 
 
 def test_text_and_recordings_may_lie_in_two_packages(tree: Path, tmp_path: Path) -> None:
-    game = tree / prepare_fillets.GAME_FOLDER
+    game = tree / GAME_FOLDER
     for part in ("script", "sound"):
-        (tmp_path / part / prepare_fillets.GAME_FOLDER).mkdir(parents=True)
-        (tmp_path / part / prepare_fillets.GAME_FOLDER / part).symlink_to(game / part)
-    roots = prepare_fillets.find_roots([tmp_path / "script", tmp_path / "sound"], "nl")
-    lines = prepare_fillets.collect_lines(roots, "nl", Counter())
+        (tmp_path / part / GAME_FOLDER).mkdir(parents=True)
+        (tmp_path / part / GAME_FOLDER / part).symlink_to(game / part)
+    roots = find_roots([tmp_path / "script", tmp_path / "sound"], "nl")
+    lines = collect_lines(roots, "nl", Counter())
     assert len(lines) == LEVELS * 4 + 3
