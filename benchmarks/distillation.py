@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from interleaved import Spread, summarize, take_turns
-from report import add_configurations, add_threads, begin, markdown, parser, write_json
+from report import add_configurations, add_threads, begin, markdown, parser, start, write_json
 from training_step import SECONDS, batch_of, parse, untrained_teacher
 
 from espnet_moe_share.task import ASRTask
@@ -112,4 +112,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

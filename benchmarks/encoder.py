@@ -28,7 +28,7 @@ import torch
 from interleaved import compare
 from memory import measure
 from models import EncoderSettings, balance_routers, features_of, spread_lengths
-from report import add_configurations, add_threads, begin, markdown, parser, write_json
+from report import add_configurations, add_threads, begin, markdown, parser, start, write_json
 
 PASSES = ("forward", "training step")
 # Ratios of the student to the teacher, of the main system and two processors.
@@ -220,4 +220,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

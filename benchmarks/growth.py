@@ -20,7 +20,7 @@ from typing import Any
 from encoder import PASSES, steps
 from interleaved import Comparison, compare
 from models import EncoderSettings, balance_routers, features_of
-from report import add_configurations, add_threads, begin, markdown, parser, write_json
+from report import add_configurations, add_threads, begin, markdown, parser, start, write_json
 
 AXES = {"experts": "experts", "depth": "layers", "length": "seconds"}
 
@@ -154,4 +154,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -63,12 +63,15 @@ class Comparison:
         return asdict(self)
 
 
-def _repetitions(call: Callable[[], object], seconds: float) -> int:
+def _repetitions(
+    call: Callable[[], object], seconds: float, synchronize: Callable[[], object]
+) -> int:
     """Calls that take about ``seconds`` together; makes three, the first of which warms up."""
     taken = []
     for _ in range(3):
         begin = time.perf_counter()
         call()
+        synchronize()  # an accelerator has only been told what to do
         taken.append(time.perf_counter() - begin)
     return max(1, round(seconds / max(min(taken[1:]), 1e-7)))
 
@@ -92,7 +95,9 @@ def take_turns(
     Returns:
         Seconds of one call in every round, by candidate.
     """
-    repetitions = {name: _repetitions(call, seconds) for name, call in candidates.items()}
+    repetitions = {
+        name: _repetitions(call, seconds, synchronize) for name, call in candidates.items()
+    }
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     begin = time.perf_counter()

@@ -13,7 +13,6 @@ settings and no language model; how long it takes also depends on how many chara
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +22,10 @@ import torch
 import yaml
 from espnet2.fileio.sound_scp import SoundScpReader
 from interleaved import summarize
-from report import ROOT, begin, markdown, parser, write_json
+from report import ROOT, begin, markdown, parser, start, write_json
 
 from espnet_moe_share.checkpoint import require_files
-from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
+from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.inference import Speech2Text
 
 _SEARCH = (
@@ -127,17 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--utterances", type=int, default=20, help="how many [%(default)s]")
     made.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch [1 2]")
     options, head = begin(made, "recognition.py", arguments)
-    try:
-        require_files(options.inference_config, options.data_dir / "wav.scp")
-        settings = yaml.safe_load(options.inference_config.read_text(encoding="utf-8"))
-        settings = {name: settings[name] for name in _SEARCH if name in settings}
-        models = {
-            name: Speech2Text(folder / "config.yaml", folder / options.model_file, **settings)
-            for name, folder in (("teacher", options.teacher_exp), ("student", options.student_exp))
-        }
-        utterances = utterances_of(options.data_dir, options.utterances)
-    except (ConfigurationError, CheckpointMismatchError) as error:
-        sys.exit(f"recognition.py: error: {error}")
+    require_files(options.inference_config, options.data_dir / "wav.scp")
+    settings = yaml.safe_load(options.inference_config.read_text(encoding="utf-8"))
+    settings = {name: settings[name] for name in _SEARCH if name in settings}
+    models = {
+        name: Speech2Text(folder / "config.yaml", folder / options.model_file, **settings)
+        for name, folder in (("teacher", options.teacher_exp), ("student", options.student_exp))
+    }
+    utterances = utterances_of(options.data_dir, options.utterances)
     speeches, seconds = [one for one, _ in utterances], sum(one for _, one in utterances)
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
@@ -154,4 +150,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

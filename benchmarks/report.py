@@ -8,14 +8,32 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from espnet_moe_share.errors import CheckpointMismatchError, ConfigurationError
+from espnet_moe_share.files import whole_file
+
 ROOT = Path(__file__).resolve().parents[1]
 # They decide whether the gradients of a training step are fresh pages of the kernel every time.
 MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+
+
+def start(main: Callable[[], object]) -> None:
+    """Run a program that reads configurations; what is wrong with them is told in one line."""
+    try:
+        main()
+    except (ConfigurationError, CheckpointMismatchError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+
+
+def _from_1(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 is needed")
+    return number
 
 
 def parser(description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
@@ -30,7 +48,7 @@ def parser(description: str | None, rounds: int | None = None) -> argparse.Argum
     )
     if rounds is not None:
         made.add_argument(
-            "--rounds", type=int, default=rounds, help="of all candidates [%(default)s]"
+            "--rounds", type=_from_1, default=rounds, help="of all candidates [%(default)s]"
         )
     made.add_argument(
         "--seconds", type=float, default=0.04, help="length of a candidate's turn [0.04]"
@@ -42,7 +60,7 @@ def parser(description: str | None, rounds: int | None = None) -> argparse.Argum
 def add_threads(made: argparse.ArgumentParser) -> None:
     """Add ``--threads``: as many as there are processors, two at most, as the targets have it."""
     threads = min(2, len(os.sched_getaffinity(0)))
-    made.add_argument("--threads", type=int, default=threads, help=f"of torch [{threads}]")
+    made.add_argument("--threads", type=_from_1, default=threads, help=f"of torch [{threads}]")
 
 
 def add_configurations(made: argparse.ArgumentParser) -> None:
@@ -139,10 +157,5 @@ def write_json(path: Path | None, head: dict[str, Any], **content: Any) -> None:
     """Write header and content, whole or not at all; nothing if ``path`` is None."""
     if path is None:
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(json.dumps({**head, **content}, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps({**head, **content}, indent=1) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import start
 
 from espnet_moe_share.task import ASRTask
 
@@ -141,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

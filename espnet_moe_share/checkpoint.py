@@ -5,7 +5,6 @@ another architecture decodes garbage without a word. Everything of ours loads th
 """
 
 import argparse
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -102,7 +101,9 @@ def read_weights(model_file: Path | str) -> dict[str, Any]:
     require_files(model_file)
     try:
         state = torch.load(model_file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a text or half a file makes torch raise whatever it may
         reason = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         what = f"it holds a {reason[1]}" if reason else "it is no checkpoint, or a damaged one"
         raise ConfigurationError(

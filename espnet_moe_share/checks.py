@@ -1,9 +1,15 @@
 """Checks that the mappings of a YAML file have in common."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from espnet_moe_share.errors import ConfigurationError
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; ``true``, ``.nan`` and ``.inf`` of YAML are none."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def check_mapping(name: str, value: Any, contents: str) -> None:

@@ -29,12 +29,12 @@ from espnet_moe_share.experts.losses import (
     sparsity_loss,
 )
 from espnet_moe_share.experts.recording import record_routing, routing_by_layer
-from espnet_moe_share.experts.routing import Routing
 from espnet_moe_share.model_conf import (
     check_choice,
     check_losses_act,
     check_network_learns,
     check_teacher_files,
+    check_teacher_output_size,
     check_weights,
 )
 from espnet_moe_share.signature import extend_signature
@@ -112,6 +112,7 @@ class MoeShareASRModel(ESPnetASRModel):
         check_choice("balance_scope", balance_scope, _BALANCE_LOSSES)
         check_choice("batch_scope", batch_scope, _BATCH_SCOPES)
         check_teacher_files(teacher_config, teacher_model_file)
+        check_teacher_output_size(teacher_output_size)
         expert_layers = [
             module for module in self.modules() if isinstance(module, MixtureOfExperts)
         ]
@@ -131,11 +132,13 @@ class MoeShareASRModel(ESPnetASRModel):
             torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
                 self, [f"encoder.{path}" for path in self.balancing.buffer_paths]
             )
-        self.balance_weight = balance_weight
-        self.balance_loss = _BALANCE_LOSSES[balance_scope]
-        self.router_z_weight = router_z_weight
-        self.sparsity_weight = sparsity_weight
-        self.importance_weight = importance_weight
+        # Weight and loss of what the routers decide, by the name in the logs.
+        self.router_losses = {
+            "balance": (balance_weight, _BALANCE_LOSSES[balance_scope]),
+            "router_z": (router_z_weight, router_z_loss),
+            "sparsity": (sparsity_weight, sparsity_loss),
+            "importance": (importance_weight, importance_loss),
+        }
         self.embedding_ctc_weight = embedding_ctc_weight
         # Of ESPnet's class, but not its `ctc`, which is None with ctc_weight 0.
         self.embedding_ctc = (
@@ -260,7 +263,12 @@ class MoeShareASRModel(ESPnetASRModel):
         # weights. Terms that are a part of the whole batch's already have to be added instead.
         dtype = torch.promote_types(loss.dtype, torch.float32)
         scale = batch.utterances.to(dtype) / own.utterances
-        parts = self._router_terms(list(routings.values()), batch)
+        counts = list(batch.routing.values())
+        parts = {
+            name: (term_weight, router_loss(list(routings.values()), counts))
+            for name, (term_weight, router_loss) in self.router_losses.items()
+            if term_weight > 0
+        }
         if teacher is not None and tapped is not None:
             distance = self._distance(teacher, tapped, batch.encoder_frames)
             parts["distill"] = (self.distill_weight, distance)
@@ -278,21 +286,6 @@ class MoeShareASRModel(ESPnetASRModel):
         stats.update(layer_loads(batch.routing, self.has_capacity))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
-
-    def _router_terms(
-        self, routings: list[Routing], batch: BatchCounts
-    ) -> dict[str, tuple[float, torch.Tensor]]:
-        terms: dict[str, tuple[float, torch.Tensor]] = {}
-        counts = list(batch.routing.values())
-        if self.balance_weight > 0:
-            terms["balance"] = (self.balance_weight, self.balance_loss(routings, counts))
-        if self.router_z_weight > 0:
-            terms["router_z"] = (self.router_z_weight, router_z_loss(routings, counts))
-        if self.sparsity_weight > 0:
-            terms["sparsity"] = (self.sparsity_weight, sparsity_loss(routings, counts))
-        if self.importance_weight > 0:
-            terms["importance"] = (self.importance_weight, importance_loss(routings, counts))
-        return terms
 
     def _distance(
         self, teacher: Teacher, tapped: EncoderTap, num_frames: torch.Tensor

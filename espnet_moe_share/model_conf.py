@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from espnet_moe_share.checks import is_number
 from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork
 from espnet_moe_share.errors import ConfigurationError
 
@@ -16,11 +17,23 @@ def check_weights(weights: Mapping[str, Any]) -> None:
         ConfigurationError: Names the first that is not.
     """
     for name, weight in weights.items():
-        if not isinstance(weight, (int, float)) or weight < 0:
+        if not is_number(weight) or weight < 0:
             raise ConfigurationError(
                 f"model_conf {name} must be a number of 0 or more, not {weight!r}"
                 " (YAML reads 1e-3 as text; write 1.0e-3)"
             )
+
+
+def check_teacher_output_size(size: Any) -> None:
+    """Check that the width of the teacher's encoder output is one, or is not given.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if size is not None and (type(size) is not int or size < 1):
+        raise ConfigurationError(
+            f"model_conf teacher_output_size must be a whole number from 1, or null, not {size!r}"
+        )
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -29,7 +42,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     Raises:
         ConfigurationError: It is not.
     """
-    if value not in choices:
+    if value not in tuple(choices):  # a list or a mapping is in no dictionary
         raise ConfigurationError(f"model_conf {name} must be {' or '.join(choices)}, not {value!r}")
 
 

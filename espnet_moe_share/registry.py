@@ -31,8 +31,7 @@ def _add(task: str, table: str, name: str, cls: type) -> None:
             f"'{name}' in {task}.{table} is already {classes[name]!r}; "
             "two plug-ins claim the same name, import only one of them"
         )
-    # ClassChoices tests name.lower() but indexes with the name as given: only lower case works.
-    classes[name.lower()] = cls
+    classes[name] = cls
 
 
 def register_encoder(name: str, cls: type) -> None:
@@ -45,8 +44,11 @@ def register_encoder(name: str, cls: type) -> None:
 
     Raises:
         ImportError: The installed ESPnet lacks a table that we rely on.
-        ConfigurationError: Another class holds the name.
+        ConfigurationError: Another class holds the name, or it is not in lower case.
     """
+    # ClassChoices tests name.lower() but indexes with the name as given
+    if name != name.lower():
+        raise ConfigurationError(f"encoder '{name}': ESPnet finds names in lower case only")
     for task in _TASKS:
         _add(task, "encoder_choices", name, cls)
 
@@ -63,7 +65,7 @@ def register_router(name: str, cls: type) -> None:
     """
     from espnet_moe_share.experts.router import ROUTERS, TopKRouter
 
-    if not issubclass(cls, TopKRouter):
+    if not isinstance(cls, type) or not issubclass(cls, TopKRouter):
         raise ConfigurationError(
             f"router '{name}': {cls!r} must be a subclass of {TopKRouter.__module__}.TopKRouter"
         )

@@ -87,6 +87,46 @@ def test_turns_rotate(program: Callable[[str], Any]) -> None:
     assert {name: len(values) for name, values in taken.items()} == {"a": 3, "b": 3, "c": 3}
 
 
+def test_turns_are_as_long_as_the_accelerator_takes(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call returns at once; its 2 s are over when it has been waited for."""
+    clock = [0.0]
+    monkeypatch.setattr(program("interleaved").time, "perf_counter", lambda: clock[0])
+    calls: list[int] = []
+    waiting = iter([2.0, 2.0, 2.0, 0.0])
+
+    def synchronize() -> None:
+        clock[0] += next(waiting, 10.0)
+
+    candidates = {"a": lambda: calls.append(1)}
+    taken = program("interleaved").take_turns(candidates, 1, 10.0, synchronize=synchronize)
+    assert len(calls) == 3 + 5
+    assert taken == {"a": [2.0]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--rounds", "0"], "argument --rounds: 0: a whole number from 1 is needed"),
+        (["--threads", "x"], "argument --threads: x: a whole number from 1 is needed"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    program: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks/encoder.py", *options])
+    with pytest.raises(SystemExit) as refused:
+        program("report").start(program("encoder").main)
+    last = str(refused.value) + capsys.readouterr().err
+    assert "encoder.py: error: " + message in last
+
+
 def test_expert_layer(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("--size", 8, "--hidden_units", 12, "--experts", 3, "--top_k", 2, "--frames", 5)
     written = run("expert_layer", *sizes, "--rounds", 1, "--threads", 1)

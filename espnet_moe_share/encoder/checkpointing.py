@@ -40,10 +40,20 @@ class _Checkpointed(torch.nn.Module):
         contexts = lambda: (nullcontext(), _statistics_as_they_are(self))  # noqa: E731
         return checkpoint(super().__call__, *args, use_reentrant=False, context_fn=contexts)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # by the class of ESPnet: no module has this one's name for pickle to find
+        return _new, (type(self).__bases__[1],), self.__dict__
+
 
 @cache
 def _checkpointed(layer_class: type) -> type:
     return type(layer_class.__name__, (_Checkpointed, layer_class), {})
+
+
+def _new(layer_class: type) -> torch.nn.Module:
+    """A checkpointed layer without contents, for copying and unpickling."""
+    layer: torch.nn.Module = torch.nn.Module.__new__(_checkpointed(layer_class))
+    return layer
 
 
 def check_numbers(numbers: Any, first: int, num_blocks: int) -> None:
@@ -72,7 +82,7 @@ def checkpoint_layers(layers: MultiSequential, numbers: list[int]) -> None:
         layers: ESPnet's stack of encoder layers.
         numbers: Which, counted from 1 as in ESPnet's E-Branchformer.
     """
-    for number in numbers:
+    for number in set(numbers):
         layer = layers[number - 1]
         # not a module around the layer, which would change the keys of the checkpoint
         layer.__class__ = _checkpointed(type(layer))  # type: ignore[arg-type]

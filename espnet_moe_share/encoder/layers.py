@@ -131,7 +131,7 @@ def transform_layers(
             layer.register_forward_pre_hook(_pass_frame_mask)
     if low_rank is not None:
         replace_by_factors(layers, low_rank)
-    if not sharing:
+    if sharing is None or sharing == []:
         return layers
     return SharedLayers(list(layers), parse_rules(sharing, len(layers)), layers.layer_drop_rate)
 

@@ -5,7 +5,8 @@ are computed (N * K without those dropped), in the order of their experts.
 
 All rows are moved by reading them from where they are (``index_select``), forward and backward.
 Writing them to where they belong (``index_copy``, ``index_put``, ``masked_scatter``) takes a CPU
-ten times as long, and adding them there is done in another order in every run on a GPU.
+several times as long (benchmarks/pieces.py), and adding them there is done in another order in
+every run on a GPU.
 """
 
 from dataclasses import dataclass

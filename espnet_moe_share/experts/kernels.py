@@ -38,6 +38,8 @@ _kernel: ContextVar[str] = ContextVar("expert_kernel", default="auto")
 def expert_kernel(name: str) -> Iterator[None]:
     """While it lasts, compute all experts by the kernel of this name.
 
+    With gradient checkpointing the backward pass, too, has to be within it.
+
     Raises:
         ConfigurationError: There is none of this name.
     """
@@ -57,7 +59,7 @@ def is_traced() -> bool:
 
 def _autocast_dtype(x: torch.Tensor) -> torch.dtype:
     """Dtype of a matrix product of ``x``; autocast leaves float64 alone."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32:
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 

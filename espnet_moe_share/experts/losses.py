@@ -1,7 +1,8 @@
 """Losses on what the routers decided: pure functions, unweighted, one formula each.
 
 All take one recorded call of every expert layer (:mod:`espnet_moe_share.experts.routing`; one
-without frames for a layer that did not run) and return a scalar float32 tensor with gradient.
+without frames for a layer that did not run) and return a scalar tensor with gradient, in the dtype
+of the logits (float32 or float64).
 Notation: p = softmax of the logits over the E experts, f_e = share of the N * K choices that went
 to expert e (no gradient), P_e = mean of p_e over the N frames.
 

@@ -1,10 +1,10 @@
 """Optional keys of ``experts``, all off by default: balancing, capacity, regularisation."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from espnet_moe_share.checks import is_number
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.router import ROUTERS
 
@@ -42,10 +42,6 @@ def _check(key: str, value: Any, wanted: str, allowed: bool) -> None:
     raise ConfigurationError(f"experts: '{key}' must be {wanted}, not {value!r}{hint}")
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
 def parse_options(experts: Mapping[str, Any], num_experts: int, top_k: int) -> ExpertOptions:
     """Check the optional keys of ``experts``.
 
@@ -62,10 +58,10 @@ def parse_options(experts: Mapping[str, Any], num_experts: int, top_k: int) -> E
         value = getattr(options, key)
         default = key == "dropout_rate" and value is None
         wanted = "a number of 0 or more and below 1"
-        _check(key, value, wanted, default or (_is_number(value) and 0 <= value < 1))
+        _check(key, value, wanted, default or (is_number(value) and 0 <= value < 1))
     factor = options.capacity_factor
     wanted = "a number above 0, or null for no limit"
-    _check("capacity_factor", factor, wanted, factor is None or (_is_number(factor) and factor > 0))
+    _check("capacity_factor", factor, wanted, factor is None or (is_number(factor) and factor > 0))
     if not isinstance(options.router, str) or options.router not in ROUTERS:
         raise ConfigurationError(
             f"experts: 'router' must be {' or '.join(ROUTERS)}, not {options.router!r}; a router "

@@ -10,7 +10,7 @@ class Routing:
     """One call of one expert layer; padded frames are not in it.
 
     Attributes:
-        logits_NE: Router logits (N, E), float32, with gradient.
+        logits_NE: Router logits (N, E), float32 or float64, with gradient.
         probabilities_NE: Softmax of the logits (N, E), with gradient.
         expert_ids_NK: Chosen experts (N, K), best first, dropped ones included.
         experts: A weight of the experts that served it. Layers that share their experts hold the

@@ -21,8 +21,9 @@ def _tokens(number: int) -> list[str]:
 
 
 def _has_stats(arguments: argparse.Namespace) -> bool:
-    file = arguments.normalize_conf.get("stats_file")
-    return file is None or Path(file).is_file()
+    settings = arguments.normalize_conf  # as read: what it has to be ESPnet says
+    file = settings.get("stats_file") if isinstance(settings, Mapping) else None
+    return not isinstance(file, str) or Path(file).is_file()
 
 
 def read_complete_arguments(path: Path, vocab_size: int) -> argparse.Namespace:

@@ -39,6 +39,11 @@ def _owner(layer: torch.nn.Module, path: str) -> dict[str, Any]:
     return module._parameters if name in module._parameters else module._buffers
 
 
+def _tie_again(layers: torch.nn.Module, incompatible_keys: Any) -> None:
+    assert isinstance(layers, SharedLayers)
+    layers._tie()
+
+
 class SharedLayers(MultiSequential):
     """ESPnet's stack of encoder layers with tied tensors.
 
@@ -79,6 +84,8 @@ class SharedLayers(MultiSequential):
                 self.shared_paths[path] = rule.groups
         self._check_shapes(ruled_by)
         self._tie()
+        # load_state_dict(assign=True) gives every layer new tensors
+        self.register_load_state_dict_post_hook(_tie_again)
 
     def _check_shapes(self, ruled_by: dict[str, str]) -> None:
         tensors = [dict(_tensors(layer)) for layer in self]

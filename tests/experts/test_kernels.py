@@ -70,6 +70,14 @@ def test_bfloat16_in_autocast(kernel: str) -> None:
         assert error < 0.02
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_autocast_to_another_dtype_than_the_inputs(kernel: str) -> None:
+    layer = make().bfloat16()
+    x = torch.randn(2, 9, SIZE, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.float16), expert_kernel(kernel):
+        assert layer(x).dtype == torch.float16
+
+
 @pytest.mark.parametrize("kernel", OTHERS)
 def test_inference_equals_training(kernel: str) -> None:
     layer = make().eval()

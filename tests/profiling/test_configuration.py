@@ -114,6 +114,7 @@ def test_models_built_later_have_random_weights(tmp_path: Path) -> None:
         ({**TRAINING, "max_epoch": "x"}, "argument --max_epoch: invalid int value: 'x'"),
         ({**TRAINING, "encoder_conf": {"num_block": 3}}, "argument 'num_block'"),
         ({**TRAINING, "encoder_conf": {"num_blocks": "x"}}, '"num_blocks" (str) is not'),
+        ({**TRAINING, "normalize": "utterance_mvn", "normalize_conf": None}, "not NoneType"),
         ({**TRAINING, "token_list": "gone.txt"}, "No such file or directory: 'gone.txt'"),
         (
             {
