@@ -113,7 +113,7 @@ def test_ctc_without_a_network_is_refused() -> None:
         build(config(model_conf={"embedding_ctc_weight": 0.01}))
 
 
-@pytest.mark.parametrize("name", ["conformer", "transformer", "e_branchformer"])
+@pytest.mark.parametrize("name", ["transformer", "e_branchformer"])  # conformer: test_systems.py
 def test_train_two_steps_save_resume_and_decode(tmp_path: Path, name: str) -> None:
     speechmoe = speechmoe_config()
     settings = encoder_config(
