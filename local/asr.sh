@@ -55,7 +55,7 @@ done
 # Data and statistics are for all that trains here: two runs would write them at the same time.
 data_lock=
 if [ "${stage}" -le 10 ] && command -v flock >/dev/null; then
-    exec {data_lock}>>data/.lock
+    exec {data_lock}<data  # the directory itself is locked
     flock -n "${data_lock}" || {
         echo "waiting for another run in ${PWD}, which prepares the data"
         flock "${data_lock}"

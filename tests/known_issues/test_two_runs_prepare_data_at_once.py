@@ -1,6 +1,7 @@
 """Two runs in one recipe's directory removed each other's half-made data."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,12 +15,15 @@ def test_second_waits_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     command = ["bash", "local/asr.sh", "--train_set", "a", "--valid_set", "b", "--test_sets", "c"]
     command += ["--lang", "x", "--stop_stage"]
-    with open(tmp_path / "data/.lock", "w") as held:
+    held = os.open(tmp_path / "data", os.O_RDONLY)
+    try:
         fcntl.flock(held, fcntl.LOCK_EX)
         second = subprocess.Popen([*command, "1"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         assert second.stdout is not None
         said = second.stdout.readline()
         assert said == f"waiting for another run in {tmp_path}, which prepares the data\n"
         assert not (tmp_path / "data/prepared").exists()
+    finally:
+        os.close(held)
     assert second.wait(60) == 0 and (tmp_path / "data/prepared").exists()
     second.stdout.close()
