@@ -31,6 +31,7 @@ def test_student_with_teacher(
 
     monkeypatch.setattr(MoeShareASRModel, "forward", noted)
     program = str(ROOT / "benchmarks/training_step.py")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as Python does for a program
     arguments = [
         *("--config", str(tmp_path / "student.yaml"), "--steps", "2", "--vocab_size", "10"),
         *("--teacher_config", str(tmp_path / "teacher.yaml"), "--device", "cpu"),
