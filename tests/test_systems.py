@@ -19,10 +19,15 @@ SYSTEMS = [
     *(f"low_rank_share_{level}_conformer" for level in ("blocks", "modules", "parts", "factors")),
     "low_rank_share_librispeech",
 ]
+# The embedding network hangs on the input layer, of which every encoder has its own.
+CASES = [
+    *((system, None) for system in SYSTEMS),
+    *(("speechmoe", f"moe_share_{name}") for name in ("transformer", "e_branchformer")),
+]
 
 
-def tiny(system: str) -> dict[str, Any]:
-    """The system's encoder, knobs, depth and losses; all else of tiny_models, and no teacher."""
+def tiny(system: str, encoder: str | None) -> dict[str, Any]:
+    """The system's encoder (or another), knobs, depth and losses; the rest tiny, no teacher."""
     written = yaml.safe_load((CONF / f"train_{system}.yaml").read_text())
     conf = written["encoder_conf"]
     knobs = {key: conf.get(key) for key in ("num_blocks", "experts", "low_rank", "sharing")}
@@ -34,7 +39,7 @@ def tiny(system: str) -> dict[str, Any]:
     weights = {
         key: value for key, value in written["model_conf"].items() if key != "distill_weight"
     }
-    return encoder_config(written["encoder"], encoder_conf=knobs, model_conf=weights)
+    return encoder_config(encoder or written["encoder"], encoder_conf=knobs, model_conf=weights)
 
 
 def step(model: Any, optimizer: torch.optim.Optimizer, seed: int) -> torch.Tensor:
@@ -48,9 +53,11 @@ def step(model: Any, optimizer: torch.optim.Optimizer, seed: int) -> torch.Tenso
     return loss.detach()
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_train_two_steps_save_resume_and_decode(tmp_path: Path, system: str) -> None:
-    settings = tiny(system)
+@pytest.mark.parametrize(("system", "encoder"), CASES)
+def test_train_two_steps_save_resume_and_decode(
+    tmp_path: Path, system: str, encoder: str | None
+) -> None:
+    settings = tiny(system, encoder)
     model = build(settings)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
