@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-def _kilobytes(name: str) -> int:
+def kilobytes(name: str) -> int:
     """Of /proc/self/status: VmRSS (now) or VmHWM (the most since :func:`_forget_peak`)."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
@@ -26,7 +26,7 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Return to the system what has been freed, whatever the malloc settings are.
 
     Building an encoder takes more than it holds in the end, a student's (layers that are shared
@@ -67,8 +67,8 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
         "parameter_bytes": size["parameters"],
         "tensor_bytes": size["tensors"],
     }
-    _give_back()
-    before = _kilobytes("VmRSS")
+    give_back()
+    before = kilobytes("VmRSS")
     _forget_peak()
     # Counted, too: memory that the allocator keeps of it would otherwise seem to cost nothing. Its
     # own peak, of one second of speech, is below that of any longer input.
@@ -92,7 +92,7 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
             for value in state.values()
             if isinstance(value, torch.Tensor)
         )
-    peak = _kilobytes("VmHWM")
+    peak = kilobytes("VmHWM")
     result["peak_above_start_bytes"] = 1024 * (peak - before)
     result["peak_bytes"] = size["tensors"] + result["peak_above_start_bytes"]
     result["process_bytes"] = 1024 * peak

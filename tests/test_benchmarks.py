@@ -150,6 +150,16 @@ def test_pieces(run: Run) -> None:
     check(figures[4], "index_select", "index_copy", "index_put", "index_add")
 
 
+def test_new_rows(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--size", 8, "--hidden_units", 12, "--rows", 3, 5, "--numbers", 2, "--threads", 1)
+    figures = run("new_rows", *sizes)["figures"]
+    assert [figure["product"] for figure in figures] == ["oneDNN", "torch"] * 4
+    for figure in figures:
+        assert set(figure["first"]) == set(figure["again"]) == SPREAD
+        assert figure["kept"] >= 0
+    assert "| 12 to 8 | 5-6 | torch |" in capsys.readouterr().out
+
+
 def test_expert_layer_refuses_to_compare_what_differs(
     run: Run, program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

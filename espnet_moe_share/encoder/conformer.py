@@ -1,6 +1,7 @@
 """The encoder ``moe_share_conformer``."""
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
 from espnet_moe_share.encoder.layers import MoeShareLayers
 from espnet_moe_share.signature import extend_signature
@@ -23,3 +24,5 @@ class MoeShareConformerEncoder(MoeShareLayers, ConformerEncoder):
         sharing:
         -   {modules: ["*"], except: ["*norm*", "*.router"], groups: 2}
     """
+
+    layer_class = EncoderLayer

@@ -1,6 +1,9 @@
 """The encoder ``moe_share_e_branchformer``."""
 
-from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import (
+    EBranchformerEncoder,
+    EBranchformerEncoderLayer,
+)
 
 from espnet_moe_share.encoder.layers import MoeShareLayers
 from espnet_moe_share.signature import extend_signature
@@ -16,3 +19,5 @@ class MoeShareEBranchformerEncoder(MoeShareLayers, EBranchformerEncoder):
     ``macaron_ffn`` (``feed_forward_macaron``) only; both are off by default. The pattern
     ``*norm*`` covers the LayerNorms, that of the gate (``cgmlp.csgu.norm``) too.
     """
+
+    layer_class = EBranchformerEncoderLayer

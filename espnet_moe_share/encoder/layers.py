@@ -1,7 +1,7 @@
 """Transformation of an ESPnet encoder's layers by the knobs of ``encoder_conf``."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.options import OPTION_KEYS, ExpertOptions, parse_options
 from espnet_moe_share.experts.router import ROUTERS
 from espnet_moe_share.low_rank.replace import replace_by_factors
+from espnet_moe_share.sharing.building import Ties
 from espnet_moe_share.sharing.layers import SharedLayers
 from espnet_moe_share.sharing.rules import parse_rules
 
@@ -123,17 +124,30 @@ def transform_layers(
     Raises:
         ConfigurationError: A value or a name that cannot be, in one line.
     """
+    rules = [] if sharing is None else parse_rules(sharing, len(layers))
     if experts is not None:
         num_experts, top_k, modules = _check_experts(experts)
         options = parse_options(experts, num_experts, top_k)
-        for layer in layers:
+        ties = Ties(rules)
+        for number, layer in enumerate(layers):
             _replace_feed_forwards(layer, num_experts, top_k, modules, options, embedding_size)
+            for name in modules:
+                ties.tie(number, name, layer.get_submodule(name))
             layer.register_forward_pre_hook(_pass_frame_mask)
     if low_rank is not None:
         replace_by_factors(layers, low_rank)
-    if sharing is None or sharing == []:
-        return layers
-    return SharedLayers(list(layers), parse_rules(sharing, len(layers)), layers.layer_drop_rate)
+    return SharedLayers(list(layers), rules, layers.layer_drop_rate) if rules else layers
+
+
+def _argument(
+    name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """Value that the call gives to an argument, or the default; a wrong call fails itself."""
+    signature = inspect.signature(function)
+    position = list(signature.parameters).index(name)
+    if position < len(args):
+        return args[position]
+    return kwargs.get(name, signature.parameters[name].default)
 
 
 class MoeShareLayers(AbsEncoder):
@@ -153,6 +167,11 @@ class MoeShareLayers(AbsEncoder):
             keeping what is inside them; 1 is the first, as in ESPnet's E-Branchformer, which has
             this argument (and 0 for its input layer) itself.
 
+    Attributes:
+        layer_class: Class of the layers that ESPnet's encoder builds, for a subclass to name: they
+            are then shared one by one as they are built, which takes less memory. None: when all
+            are there.
+
     Raises:
         ConfigurationError: The experts, the factors, a sharing rule or the embedding network cannot
             be as given, or not together with another option.
@@ -160,6 +179,7 @@ class MoeShareLayers(AbsEncoder):
 
     embed: torch.nn.Module | None
     encoders: MultiSequential
+    layer_class: type[torch.nn.Module] | None = None
 
     def __init__(
         self,
@@ -175,7 +195,19 @@ class MoeShareLayers(AbsEncoder):
         espnet_has_it = _CHECKPOINT_KEY in inspect.signature(super().__init__).parameters
         if espnet_has_it:
             kwargs[_CHECKPOINT_KEY] = checkpointed
-        super().__init__(*args, **kwargs)
+        # Factors take the biases of the dense layers over, which rules may leave individual.
+        if self.layer_class is None or not sharing or low_rank is not None:
+            super().__init__(*args, **kwargs)
+        else:
+            num_blocks = _argument("num_blocks", super().__init__, args, kwargs)
+            ties = Ties(parse_rules(sharing, num_blocks))
+            with ties.while_building(self.layer_class) as built:
+                super().__init__(*args, **kwargs)
+            if built != list(self.encoders):
+                raise TypeError(
+                    f"{type(self).__name__}: layer_class is {self.layer_class.__name__}, but the "
+                    "layers are others; name their class, or leave layer_class out"
+                )
         check_numbers(checkpointed, 0 if espnet_has_it else 1, len(self.encoders))
         if not espnet_has_it:
             checkpoint_layers(self.encoders, checkpointed)

@@ -1,6 +1,7 @@
 """The encoder ``moe_share_transformer``."""
 
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.legacy.nets.pytorch_backend.transformer.encoder_layer import EncoderLayer
 
 from espnet_moe_share.encoder.layers import MoeShareLayers
 from espnet_moe_share.signature import extend_signature
@@ -14,3 +15,5 @@ class MoeShareTransformerEncoder(MoeShareLayers, TransformerEncoder):
     consists of ``self_attn``, ``feed_forward``, ``norm1``, ``norm2`` and, with ``concat_after``,
     ``concat_linear``.
     """
+
+    layer_class = EncoderLayer

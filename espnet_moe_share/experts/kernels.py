@@ -12,10 +12,10 @@
 ``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
 """
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
-from espnet_moe_share.experts.few_rows import few_rows_linear
+from espnet_moe_share.experts.few_rows import few_rows_linear, segment_of
 from espnet_moe_share.experts.packed_weights import pack, unpack
 from espnet_moe_share.experts.segment_mm import segment_linear
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
 
 KERNELS = ("auto", "loop", "segment_mm", "grouped_mm", "dense")
+# For more rows of each expert oneDNN is as quick with the plain weight, and for many quicker
+# (benchmarks/pieces.py).
+_MOST_PACKED_ROWS = 256
 _kernel: ContextVar[str] = ContextVar("expert_kernel", default="auto")
 
 
@@ -155,10 +158,15 @@ def _inference(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -
     # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache. Of the
     # second weights, which lie by columns, packing would save little.
     pieces = []
-    packed_E = pack(experts.w_1) or itertools.repeat(None)
-    for x, (w_1, b_1, w_2, b_2), packed in zip(_split(x_SD, ends), experts.unbind(), packed_E):
+    packed_E: Iterable[torch.Tensor | None] | None = None
+    if x_SD.size(0) <= _MOST_PACKED_ROWS * len(ends):
+        packed_E = pack(experts.w_1)
+    begin = 0
+    for end, (w_1, b_1, w_2, b_2), packed in zip(ends, experts.unbind(), packed_E or repeat(None)):
+        x, inside = segment_of(x_SD, begin, end, w_1)
         hidden = few_rows_linear(x, w_1, b_1, experts.activation, packed)
-        pieces.append(few_rows_linear(hidden, w_2, b_2))
+        pieces.append(few_rows_linear(hidden, w_2, b_2)[inside])
+        begin = end
     return torch.cat(pieces)
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-from espnet_moe_share.experts.few_rows import few_rows_linear
+from espnet_moe_share.experts.few_rows import few_rows_linear, segment_of
 
 
 class _SegmentLinear(torch.autograd.Function):
@@ -30,7 +30,8 @@ class _SegmentLinear(torch.autograd.Function):
         begin = 0
         for weight, bias, end in zip(weight_EOI.unbind(), bias_EO.unbind(), ends):
             if end > begin:
-                y_SO[begin:end] = few_rows_linear(x_SI[begin:end], weight, bias)
+                x, inside = segment_of(x_SI, begin, end, weight)
+                y_SO[begin:end] = few_rows_linear(x, weight, bias)[inside]
             begin = end
         return y_SO
 
@@ -46,7 +47,9 @@ class _SegmentLinear(torch.autograd.Function):
         for e, end in enumerate(ctx.ends):
             grad = grad_SO[begin:end]
             if grad_x is not None and end > begin:
-                grad_x[begin:end] = few_rows_linear(grad, weight_EOI[e].t())
+                transposed = weight_EOI[e].t()
+                wide_grad, inside = segment_of(grad_SO, begin, end, transposed)
+                grad_x[begin:end] = few_rows_linear(wide_grad, transposed)[inside]
             if grad_weight is not None:
                 if end > begin:
                     _outer_product(grad, x_SI[begin:end], grad_weight[e])

@@ -24,15 +24,18 @@ def layers_label(layers: Sequence[int]) -> str:
     return ",".join(map(str, layers))
 
 
-def _tensors(layer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """What rules can share: not the bias of loss-free balancing, which is each layer's own."""
+def shareable_tensors(layer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield path and tensor of what rules can share.
+
+    That is not the bias of loss-free balancing, which is each layer's own.
+    """
     yield from layer.named_parameters()
     for path, buffer in layer.named_buffers():
         if not isinstance(layer.get_submodule(path.rpartition(".")[0]), ExpertBias):
             yield path, buffer
 
 
-def _owner(layer: torch.nn.Module, path: str) -> dict[str, Any]:
+def holder_of(layer: torch.nn.Module, path: str) -> dict[str, Any]:
     """Return the dictionary of the submodule that holds the parameter or buffer at a path."""
     module_path, _, name = path.rpartition(".")
     module = layer.get_submodule(module_path)
@@ -72,7 +75,7 @@ class SharedLayers(MultiSequential):
         # path -> the groups of layers that have this tensor in common
         self.shared_paths: dict[str, tuple[tuple[int, ...], ...]] = {}
         ruled_by: dict[str, str] = {}
-        paths = [path for path, _ in _tensors(layers[0])]
+        paths = [path for path, _ in shareable_tensors(layers[0])]
         for rule in rules:
             for path in rule.select(paths):
                 if path in ruled_by:
@@ -88,7 +91,7 @@ class SharedLayers(MultiSequential):
         self.register_load_state_dict_post_hook(_tie_again)
 
     def _check_shapes(self, ruled_by: dict[str, str]) -> None:
-        tensors = [dict(_tensors(layer)) for layer in self]
+        tensors = [dict(shareable_tensors(layer)) for layer in self]
         for path, groups in self.shared_paths.items():
             for group in groups:
                 shapes = {
@@ -103,10 +106,10 @@ class SharedLayers(MultiSequential):
     def _tie(self) -> None:
         for path, groups in self.shared_paths.items():
             for group in groups:
-                first = _owner(self[group[0]], path)
+                first = holder_of(self[group[0]], path)
                 name = path.rpartition(".")[2]
                 for layer in group[1:]:
-                    _owner(self[layer], path)[name] = first[name]
+                    holder_of(self[layer], path)[name] = first[name]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "SharedLayers":
         # .to(), .half() and the like replace buffers (and some parameters) by new tensors, module

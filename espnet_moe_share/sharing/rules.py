@@ -44,6 +44,12 @@ class SharingRule:
     exceptions: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...]
 
+    def covers(self, path: str) -> bool:
+        """Whether the rule shares this path of a layer."""
+        return any(matches(pattern, path) for pattern in self.modules) and not any(
+            matches(pattern, path) for pattern in self.exceptions
+        )
+
     def select(self, paths: Sequence[str]) -> list[str]:
         """Return the paths that this rule shares, in the given order.
 
@@ -58,12 +64,7 @@ class SharingRule:
                         f"{self.name}: '{pattern}' in '{key}' matches no parameter of an encoder "
                         f"layer, whose parts are {', '.join(parts)}"
                     )
-        selected = [
-            path
-            for path in paths
-            if any(matches(pattern, path) for pattern in self.modules)
-            and not any(matches(pattern, path) for pattern in self.exceptions)
-        ]
+        selected = [path for path in paths if self.covers(path)]
         if not selected:
             raise ConfigurationError(f"{self.name}: 'except' leaves nothing of 'modules' to share")
         return selected
