@@ -162,6 +162,7 @@ def memory_table(rows: Sequence[dict[str, Any]]) -> str:
         "model",
         "parameters / gradients / optimizer (MB)",
         "all tensors (MB)",
+        "to build (MB)",
     ]
     columns += ["peak (MB)", "to the teacher's", "target", "process (MB)"]
     lines = []
@@ -181,6 +182,7 @@ def memory_table(rows: Sequence[dict[str, Any]]) -> str:
                     model,
                     _megabytes(found, "parameter_bytes", "gradient_bytes", "optimizer_bytes"),
                     _megabytes(found, "tensor_bytes"),
+                    _megabytes(found, "building_bytes"),
                     _megabytes(found, "peak_bytes"),
                     "-" if found is None else f"{found['peak_bytes'] / reference:.2f}",
                     "-" if target is None else f"{target:.2f}",

@@ -60,12 +60,17 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(task["threads"])
     settings = EncoderSettings(**task["settings"])
+    settings.encoder_class()  # imports it
+    before = kilobytes("VmRSS")
+    _forget_peak()
     encoder = settings.build()
+    built = kilobytes("VmHWM")
     features, lengths = features_of(settings, task["seconds"])
     size = _tensor_bytes(encoder)
     result: dict[str, Any] = {
         "parameter_bytes": size["parameters"],
         "tensor_bytes": size["tensors"],
+        "building_bytes": 1024 * (built - before),
     }
     give_back()
     before = kilobytes("VmRSS")
@@ -110,6 +115,7 @@ def measure(settings: Any, which: str, seconds: list[float], threads: int) -> di
 
     Returns:
         Bytes: ``parameter_bytes``; ``tensor_bytes``, all that the modules hold;
+        ``building_bytes``, how far the process grew while the encoder was built;
         ``peak_above_start_bytes``, how far the process grew beyond what it had with the encoder
         and the features in memory; ``peak_bytes``, the sum of the two last; ``process_bytes``, the
         whole process with all libraries; for a training step also ``gradient_bytes`` and
