@@ -19,7 +19,7 @@ from interleaved import compare
 from report import add_threads, begin, markdown, parser, write_json
 from torch.nn import functional as F
 
-from espnet_moe_share.experts.few_rows import few_rows_linear
+from espnet_moe_share.experts.few_rows import HAS_ONEDNN, onednn_linear
 from espnet_moe_share.experts.packed_weights import pack
 
 EXPERTS = 4
@@ -36,15 +36,16 @@ def products(rows: int, inputs: int, outputs: int) -> Candidates:
     pieces = list(zip(x, weight, bias))
     candidates: Candidates = {
         "torch": lambda: [F.linear(*piece) for piece in pieces],
-        "oneDNN": lambda: [few_rows_linear(*piece) for piece in pieces],
         "torch, then SiLU": lambda: [silu(F.linear(*piece)) for piece in pieces],
     }
-    packed = pack(torch.nn.Parameter(weight))
+    if HAS_ONEDNN:
+        candidates["oneDNN"] = lambda: [onednn_linear(*piece) for piece in pieces]
+    packed = pack(torch.nn.Parameter(weight), bias, weight.mT, bias)
     if packed is not None:
-        ready = list(zip(pieces, packed))
+        ready = [(x, expert[0], bias) for (x, _, bias), expert in zip(pieces, packed)]
         candidates |= {
-            "packed": lambda: [few_rows_linear(*p, packed=matrix) for p, matrix in ready],
-            "packed, with SiLU": lambda: [few_rows_linear(*p, silu, matrix) for p, matrix in ready],
+            "packed": lambda: [onednn_linear(*piece) for piece in ready],
+            "packed, with SiLU": lambda: [onednn_linear(*piece, silu) for piece in ready],
         }
     return candidates
 

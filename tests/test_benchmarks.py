@@ -153,7 +153,7 @@ def test_pieces(run: Run) -> None:
 def test_new_rows(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("--size", 8, "--hidden_units", 12, "--rows", 3, 5, "--numbers", 2, "--threads", 1)
     figures = run("new_rows", *sizes)["figures"]
-    assert [figure["product"] for figure in figures] == ["oneDNN", "torch"] * 4
+    assert [figure["product"] for figure in figures] == ["torch", "oneDNN"] * 4
     for figure in figures:
         assert set(figure["first"]) == set(figure["again"]) == SPREAD
         assert figure["kept"] >= 0

@@ -12,10 +12,9 @@
 ``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,17 +22,14 @@ from torch.nn import functional as F
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
-from espnet_moe_share.experts.few_rows import few_rows_linear, segment_of
-from espnet_moe_share.experts.packed_weights import pack, unpack
+from espnet_moe_share.experts.few_rows import few_rows_linear, segment_to_multiply
+from espnet_moe_share.experts.packed_weights import apply_packed, are_few, pack, unpack
 from espnet_moe_share.experts.segment_mm import segment_linear
 
 if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
 
 KERNELS = ("auto", "loop", "segment_mm", "grouped_mm", "dense")
-# For more rows of each expert oneDNN is as quick with the plain weight, and for many quicker
-# (benchmarks/pieces.py).
-_MOST_PACKED_ROWS = 256
 _kernel: ContextVar[str] = ContextVar("expert_kernel", default="auto")
 
 
@@ -83,10 +79,10 @@ def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
         return name
     if is_traced():
         return "dense"
+    if not x.is_cuda or _autocast_dtype(x) != torch.bfloat16:
+        return "segment_mm"
     rows_fit = all(size % 8 == 0 for size in experts.w_1.shape[1:])
-    if x.is_cuda and _autocast_dtype(x) == torch.bfloat16 and rows_fit:
-        return "grouped_mm"
-    return "segment_mm"
+    return "grouped_mm" if rows_fit else "segment_mm"
 
 
 def apply_sorted(
@@ -155,17 +151,20 @@ def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) 
 
 
 def _inference(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache. Of the
-    # second weights, which lie by columns, packing would save little.
+    # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache.
+    num_rows = x_SD.size(0)
+    if num_rows > 0 and are_few(num_rows, len(ends)):
+        packed = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
+        if packed is not None:
+            return apply_packed(packed, experts.activation, x_SD, ends)
     pieces = []
-    packed_E: Iterable[torch.Tensor | None] | None = None
-    if x_SD.size(0) <= _MOST_PACKED_ROWS * len(ends):
-        packed_E = pack(experts.w_1)
     begin = 0
-    for end, (w_1, b_1, w_2, b_2), packed in zip(ends, experts.unbind(), packed_E or repeat(None)):
-        x, inside = segment_of(x_SD, begin, end, w_1)
-        hidden = few_rows_linear(x, w_1, b_1, experts.activation, packed)
-        pieces.append(few_rows_linear(hidden, w_2, b_2)[inside])
+    for end, (w_1, b_1, w_2, b_2) in zip(ends, experts.unbind()):
+        # also for the second product, which knows nothing of the neighbours
+        first, last = segment_to_multiply(x_SD, begin, end, w_1)
+        hidden = experts.activation(few_rows_linear(x_SD, first, last, w_1, b_1))
+        y = few_rows_linear(hidden, 0, last - first, w_2, b_2)
+        pieces.append(y[begin - first : end - first])
         begin = end
     return torch.cat(pieces)
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-from espnet_moe_share.experts.few_rows import few_rows_linear, segment_of
+from espnet_moe_share.experts.few_rows import few_rows_linear
 
 
 class _SegmentLinear(torch.autograd.Function):
@@ -30,8 +30,7 @@ class _SegmentLinear(torch.autograd.Function):
         begin = 0
         for weight, bias, end in zip(weight_EOI.unbind(), bias_EO.unbind(), ends):
             if end > begin:
-                x, inside = segment_of(x_SI, begin, end, weight)
-                y_SO[begin:end] = few_rows_linear(x, weight, bias)[inside]
+                y_SO[begin:end] = few_rows_linear(x_SI, begin, end, weight, bias)
             begin = end
         return y_SO
 
@@ -47,9 +46,7 @@ class _SegmentLinear(torch.autograd.Function):
         for e, end in enumerate(ctx.ends):
             grad = grad_SO[begin:end]
             if grad_x is not None and end > begin:
-                transposed = weight_EOI[e].t()
-                wide_grad, inside = segment_of(grad_SO, begin, end, transposed)
-                grad_x[begin:end] = few_rows_linear(wide_grad, transposed)[inside]
+                grad_x[begin:end] = few_rows_linear(grad_SO, begin, end, weight_EOI[e].t())
             if grad_weight is not None:
                 if end > begin:
                     _outer_product(grad, x_SI[begin:end], grad_weight[e])

@@ -11,8 +11,8 @@ from espnet_moe_share.experts import packed_weights
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.kernels import expert_kernel
 
-# large enough for oneDNN
-FRAMES, SIZE, HIDDEN, EXPERTS = 400, 96, 288, 2
+# large enough for oneDNN, and few enough rows
+FRAMES, SIZE, HIDDEN, EXPERTS = 60, 128, 512, 2
 
 
 @pytest.fixture(params=[torch.nn.SiLU, torch.nn.ReLU, torch.nn.Tanh])
@@ -73,6 +73,39 @@ def test_layers_that_share_their_experts_share_it(layer: MixtureOfExperts) -> No
     assert len(packed_weights._packed) == before
 
 
+def test_layers_that_share_the_first_weights_only(layer: MixtureOfExperts) -> None:
+    other = MixtureOfExperts(SIZE, HIDDEN, torch.nn.Dropout(0.5), torch.nn.SiLU(), EXPERTS, 1)
+    other.experts.w_1 = layer.experts.w_1
+    blocks = packed_weights._packed[layer.experts.w_1].matrices
+    for _ in range(2):
+        check(other.eval())
+        check(layer)
+    assert packed_weights._packed[layer.experts.w_1].matrices is blocks
+
+
+@pytest.mark.parametrize("name", ["b_1", "w_2", "b_2"])
+def test_other_weights_may_change_in_any_way(layer: MixtureOfExperts, name: str) -> None:
+    weight = getattr(layer.experts, name)
+    weight.data.mul_(-2)
+    check(layer)
+    weight.data = torch.randn_like(weight)
+    check(layer)
+    setattr(layer.experts, name, torch.nn.Parameter(torch.randn_like(weight)))
+    check(layer)
+
+
+def test_experts_without_rows_and_many_rows(layer: MixtureOfExperts) -> None:
+    for frames in (1, 3, packed_weights._MOST_ROWS * EXPERTS, packed_weights._MOST_ROWS * 4):
+        x = torch.randn(1, frames, SIZE)
+        with torch.no_grad():
+            with expert_kernel("loop"):
+                expected = layer(x)
+            torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        layer.router.weight.zero_()  # the first expert gets every row
+    check(layer)
+
+
 def test_goes_with_the_weights(layer: MixtureOfExperts) -> None:
     alone = copy.deepcopy(layer)
     check(alone)
@@ -85,5 +118,6 @@ def test_goes_with_the_weights(layer: MixtureOfExperts) -> None:
 def test_weights_without_a_count_of_changes() -> None:
     with torch.inference_mode():
         layer = MixtureOfExperts(SIZE, HIDDEN, torch.nn.Dropout(0.5), torch.nn.SiLU(), EXPERTS, 1)
-    assert packed_weights.pack(layer.experts.w_1) is None
+    experts = layer.experts
+    assert packed_weights.pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2) is None
     check(layer.eval())
