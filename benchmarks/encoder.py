@@ -28,7 +28,16 @@ import torch
 from interleaved import compare
 from memory import measure
 from models import EncoderSettings, balance_routers, features_of, spread_lengths
-from report import add_configurations, add_threads, begin, markdown, parser, start, write_json
+from report import (
+    add_configurations,
+    add_threads,
+    begin,
+    from_1,
+    markdown,
+    parser,
+    start,
+    write_json,
+)
 
 PASSES = ("forward", "training step")
 # Ratios of the student to the teacher, of the main system and two processors.
@@ -140,7 +149,7 @@ def peaks(options: Any, settings: dict[str, EncoderSettings]) -> list[dict[str, 
                 continue
             layers = list(range(1, one.arguments.get("num_blocks", 6) + 1))
             chosen = one.changed(gradient_checkpoint_layers=layers) if checkpointing else one
-            row[model] = measure(chosen, which, inputs[name], options.threads)
+            row[model] = measure(chosen, which, inputs[name], options.threads, options.memory_runs)
         row["target"] = None if checkpointing else MEMORY_TARGETS[which]
         rows.append(row)
         print(
@@ -204,6 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--batch_seconds", type=float, default=4.5, help="mean of the batch [4.5]")
     made.add_argument("--device", default="cpu", help="for times; memory is the CPU's [cpu]")
     made.add_argument("--autocast", action="store_true", help="times with bfloat16")
+    made.add_argument(
+        "--memory_runs", type=from_1, default=3, help="fresh processes for each peak [3]"
+    )
     made.add_argument("--row_seconds", type=float, default=30.0, help="no further round after this")
     options, head = begin(made, "encoder.py", arguments)
     settings = {

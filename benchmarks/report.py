@@ -29,7 +29,8 @@ def start(main: Callable[[], object]) -> None:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 
 
-def _from_1(text: str) -> int:
+def from_1(text: str) -> int:
+    """A whole number of an option."""
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 is needed")
@@ -48,7 +49,7 @@ def parser(description: str | None, rounds: int | None = None) -> argparse.Argum
     )
     if rounds is not None:
         made.add_argument(
-            "--rounds", type=_from_1, default=rounds, help="of all candidates [%(default)s]"
+            "--rounds", type=from_1, default=rounds, help="of all candidates [%(default)s]"
         )
     made.add_argument(
         "--seconds", type=float, default=0.04, help="length of a candidate's turn [0.04]"
@@ -60,7 +61,7 @@ def parser(description: str | None, rounds: int | None = None) -> argparse.Argum
 def add_threads(made: argparse.ArgumentParser) -> None:
     """Add ``--threads``: as many as there are processors, two at most, as the targets have it."""
     threads = min(2, len(os.sched_getaffinity(0)))
-    made.add_argument("--threads", type=_from_1, default=threads, help=f"of torch [{threads}]")
+    made.add_argument("--threads", type=from_1, default=threads, help=f"of torch [{threads}]")
 
 
 def add_configurations(made: argparse.ArgumentParser) -> None:

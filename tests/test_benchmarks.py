@@ -177,11 +177,10 @@ def test_encoder(
     configurations: list[object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def in_this_process(settings: Any, which: str, seconds: list[float], threads: int) -> Any:
-        task = {"settings": settings.record(), "pass": which, "seconds": seconds}
-        return program("memory").measure_here(json.loads(json.dumps({**task, "threads": threads})))
+    def in_this_process(task: dict[str, Any]) -> Any:
+        return program("memory").measure_here(json.loads(json.dumps(task)))
 
-    monkeypatch.setattr(program("encoder"), "measure", in_this_process)
+    monkeypatch.setattr(program("memory"), "_run", in_this_process)
     inputs = ("--utterances", 0.5, "--batch", 2, "--batch_seconds", 0.5)
     written = run("encoder", *configurations, *inputs, "--rounds", 1, "--threads", 1)
     names = ["0.5 s", "batch of 2"]
@@ -198,6 +197,8 @@ def test_encoder(
     assert student["gradient_bytes"] == student["parameter_bytes"]
     assert 2 < student["optimizer_bytes"] / student["parameter_bytes"] < 2.2
     assert student["peak_bytes"] == student["tensor_bytes"] + student["peak_above_start_bytes"]
+    assert student["all_peak_bytes"] == sorted(student["all_peak_bytes"])
+    assert student["all_peak_bytes"][1] == student["peak_bytes"]
 
 
 def test_growth(run: Run, configurations: list[object], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from espnet_moe_share.experts.few_rows import (
     rounded_segment,
     segment_to_multiply,
 )
+from espnet_moe_share.experts.kernels import expert_kernel
 
 WEIGHT = torch.randn(512, 128, generator=torch.Generator().manual_seed(0))  # 2^16 numbers
 
@@ -72,3 +73,21 @@ def test_a_layer_over_many_inputs(
             y.sum().backward()
     assert {shape[1:] for shape in met} == {(hidden_units, size), (size, hidden_units)}
     assert len(met) < 2 * 32
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_gradients_are_those_of_plain_autograd(top_k: int) -> None:
+    torch.manual_seed(0)
+    layer = MixtureOfExperts(128, 512, torch.nn.Dropout(0.0), torch.nn.SiLU(), 4, top_k)
+    torch.nn.init.normal_(layer.router.weight)
+    x, gradient = torch.randn(2, 37, 128), torch.randn(2, 37, 128)
+    found = []
+    for kernel in ("loop", "segment_mm"):
+        layer.zero_grad()
+        inputs = x.clone().requires_grad_()
+        with expert_kernel(kernel):
+            y = layer(inputs)
+            y.backward(gradient)
+        gradients = [parameter.grad for parameter in layer.parameters()]
+        found.append([y, inputs.grad, *gradients])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
