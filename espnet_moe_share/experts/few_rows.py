@@ -8,7 +8,7 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 # Below both, its start costs more than it saves.
 LEAST_WEIGHTS = 1 << 16
 _LEAST_PRODUCTS = 1 << 22
-# It gets rows in multiples of this, and of a sixteenth to an eighth of larger numbers.
+# It gets rows in multiples of this, and of a thirty-second to a sixteenth of larger numbers.
 _ROWS = 4
 # Activations that it applies while it writes the result.
 _FUSED: dict[type, str] = {torch.nn.SiLU: "swish", torch.nn.ReLU: "relu"}
@@ -27,7 +27,7 @@ def rounded_segment(begin: int, end: int, size: int) -> tuple[int, int]:
         size: Number of rows that there are, S.
     """
     rows = end - begin
-    step = max(_ROWS, 1 << max(0, (rows - 1).bit_length() - 4))
+    step = max(_ROWS, 1 << max(0, (rows - 1).bit_length() - 5))
     rounded = min(-(-rows // step) * step, size)
     first = min(begin, size - rounded)
     return first, first + rounded

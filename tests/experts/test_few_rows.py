@@ -27,13 +27,13 @@ def test_the_segment_is_in_it(size: int) -> None:
             if begin < end:
                 first, last = rounded_segment(begin, end, size)
                 assert 0 <= first <= begin < end <= last <= size
-                assert last - first <= max(1.2 * (end - begin), end - begin + 3)
+                assert last - first <= max(1.07 * (end - begin), end - begin + 3)
                 assert rounded_segment(first, last, size) == (first, last)
 
 
 def test_few_numbers_of_rows_are_made_of_many() -> None:
     segments = [rounded_segment(7, 7 + rows, 4096) for rows in range(1, 2049)]
-    assert len({last - first for first, last in segments}) < 64
+    assert len({last - first for first, last in segments}) < 100
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
