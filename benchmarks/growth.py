@@ -19,10 +19,20 @@ from typing import Any
 
 from encoder import PASSES, steps
 from interleaved import Comparison, compare
+from matplotlib.ticker import LogLocator, MultipleLocator, NullFormatter, StrMethodFormatter
 from models import EncoderSettings, balance_routers, features_of
 from report import add_configurations, add_threads, begin, markdown, parser, start, write_json
 
-AXES = {"experts": "experts", "depth": "layers", "length": "seconds"}
+from espnet_moe_share.files import whole_file
+from espnet_moe_share.plotting import OKABE_ITO, new_figure
+
+AXES = {"experts": "experts", "depth": "layers", "length": "length of the utterance (s)"}
+PROPORTIONAL = {"depth": "layer", "length": "second"}
+TITLES = {
+    "experts": "experts with the same top_k",
+    "depth": "layers in the same groups",
+    "length": "longer utterances",
+}
 
 
 def sizes_of(options: Any, axis: str) -> dict[str, tuple[EncoderSettings, float, float]]:
@@ -75,9 +85,9 @@ def measure(options: Any, axis: str, which: str) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Milliseconds and growth; per layer and per second, what stays 1 if cost is proportional."""
     columns = ["pass", AXES[rows[0]["axis"]], "parameters (M)", "ms", "to the first"]
-    proportional = rows[0]["axis"] != "experts"
-    if proportional:
-        columns.append(f"per {AXES[rows[0]['axis']].rstrip('s')}, to the first")
+    proportional = PROPORTIONAL.get(rows[0]["axis"])
+    if proportional is not None:
+        columns.append(f"per {proportional}, to the first")
     return markdown(
         columns,
         [
@@ -87,7 +97,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['params'] / 1e6:.2f}",
                 f"{1e3 * row['seconds']['median']:.1f}",
                 row["ratio_text"],
-                *([f"{row['ratio_per_size']:.2f}"] if proportional else []),
+                *([f"{row['ratio_per_size']:.2f}"] if proportional is not None else []),
             ]
             for row in rows
         ],
@@ -95,34 +105,37 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(tables: Sequence[Sequence[dict[str, Any]]], path: Path) -> None:
-    """Draw milliseconds over each axis, with quartiles."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(
-        1, len(tables), figsize=(4 * len(tables), 3.2), squeeze=False, layout="constrained"
-    )
+    """Draw the ratios to the first size over each axis, with quartiles."""
+    figure = new_figure(4.2 * len(tables), 3.4)
+    panels = figure.subplots(1, len(tables), squeeze=False)
     for panel, rows in zip(panels[0], tables):
-        for model in ("student", "teacher"):
+        for model, color, marker in zip(("student", "teacher"), OKABE_ITO, "os"):
             chosen = [
                 row for row in rows if row["name"].endswith("teacher") == (model == "teacher")
             ]
             if not chosen:
                 continue
-            times = [row["seconds"] for row in chosen]
-            median = [1e3 * one["median"] for one in times]
-            below = [1e3 * (one["median"] - one["lower_quartile"]) for one in times]
-            above = [1e3 * (one["upper_quartile"] - one["median"]) for one in times]
+            ratios = [row["ratio"] for row in chosen]
+            median = [one["median"] for one in ratios]
+            below = [one["median"] - one["lower_quartile"] for one in ratios]
+            above = [one["upper_quartile"] - one["median"] for one in ratios]
             size = [row["size"] for row in chosen]
-            panel.errorbar(size, median, (below, above), marker="o", capsize=3, label=model)
-        panel.set(xscale="log", yscale="log", xlabel=AXES[rows[0]["axis"]], ylabel="ms")
+            style = {"marker": marker, "color": color, "capsize": 3, "label": model}
+            panel.errorbar(size, median, (below, above), **style)
+        unit = AXES[rows[0]["axis"]]
+        panel.set(xscale="log", yscale="log", xlabel=unit)
+        panel.set_ylabel(f"time, in multiples of the student's at {size[0]:g}")
         panel.set_xticks(size, [f"{one:g}" for one in size])
-        panel.minorticks_off()
-        panel.set_title(rows[0]["pass"])
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        if panel.get_ylim()[1] < 2:
+            panel.yaxis.set_major_locator(MultipleLocator(0.1))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.set_title(f"{rows[0]['pass']}: {TITLES[rows[0]['axis']]}", fontsize="medium")
         panel.legend()
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=120)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
