@@ -15,6 +15,8 @@ from espnet2.legacy.nets.pytorch_backend.transformer.repeat import MultiSequenti
 from espnet_moe_share.checks import check_mapping, check_mapping_keys, check_names
 from espnet_moe_share.encoder.checkpointing import check_numbers, checkpoint_layers
 from espnet_moe_share.encoder.embedding_network import EmbeddingNetwork, router_embedding
+from espnet_moe_share.encoder.memory import save_memory
+from espnet_moe_share.encoder.position_projection import project_positions_once
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.options import OPTION_KEYS, ExpertOptions, parse_options
@@ -220,6 +222,9 @@ class MoeShareLayers(AbsEncoder):
             )
             embedding_size = self.embedding_network.output_size()
         self.encoders = transform_layers(self.encoders, experts, low_rank, sharing, embedding_size)
+        self._kept_projections = project_positions_once(self.encoders, checkpointed)
+        if (experts, low_rank, sharing) != (None, None, None):
+            save_memory(self.embed, self.encoders)
 
     def _check_embedding_network(self, experts: dict[str, Any] | None) -> None:
         if experts is None:
@@ -264,13 +269,18 @@ class MoeShareLayers(AbsEncoder):
         """
         if masks is not None:  # not every encoder of ESPnet takes them
             kwargs["masks"] = masks
-        if self.embedding_network is None:
-            return super().forward(xs_pad, ilens, prev_states, **kwargs)
 
         def frame_mask() -> torch.Tensor:
             padding = make_pad_mask(ilens) if masks is None else masks
             return ~padding.unsqueeze(1).to(xs_pad.device)
 
+        network = self.embedding_network
+        if network is None:
+            with self._kept_projections.within_forward():
+                return super().forward(xs_pad, ilens, prev_states, **kwargs)
         assert self.embed is not None
-        with self.embedding_network.seen_by_routers(self.embed, self.encoders, frame_mask):
+        with (
+            self._kept_projections.within_forward(),
+            network.seen_by_routers(self.embed, self.encoders, frame_mask),
+        ):
             return super().forward(xs_pad, ilens, prev_states, **kwargs)

@@ -14,7 +14,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
 
 KERNELS = ("auto", "loop", "segment_mm", "grouped_mm", "dense")
-_kernel: ContextVar[str] = ContextVar("expert_kernel", default="auto")
+# torch.compile would stop at a ContextVar, in every layer.
+_kernel = "auto"
 
 
 @contextmanager
@@ -44,11 +44,12 @@ def expert_kernel(name: str) -> Iterator[None]:
     """
     if name not in KERNELS:
         raise ConfigurationError(f"expert kernel {name!r}: there are {', '.join(KERNELS)}")
-    token = _kernel.set(name)
+    global _kernel
+    before, _kernel = _kernel, name
     try:
         yield
     finally:
-        _kernel.reset(token)
+        _kernel = before
 
 
 def is_traced() -> bool:
@@ -74,9 +75,8 @@ def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
         x: Input of the layer (..., D).
         experts: The experts.
     """
-    name = _kernel.get()
-    if name != "auto":
-        return name
+    if _kernel != "auto":
+        return _kernel
     if is_traced():
         return "dense"
     if not x.is_cuda or _autocast_dtype(x) != torch.bfloat16:

@@ -51,9 +51,10 @@ def test_json(
     assert teacher["dense_encoder_layer_params"] == dense
     assert student["active_params"] < student["total_params"]
     assert teacher["active_params"] == teacher["total_params"]
-    # what top-1 experts add to the dense encoder is the router
-    more = student["encoder_gmacs_per_second"] / teacher["encoder_gmacs_per_second"]
-    assert 1 < more < 1.05
+    # top-1 experts add the router; sharing saves projections of positions
+    ratio = student["encoder_gmacs_per_second"] / teacher["encoder_gmacs_per_second"]
+    assert 0.95 < ratio < 1.05
+    assert ratio != 1
 
 
 def test_text(

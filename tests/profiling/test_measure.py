@@ -49,13 +49,15 @@ def test_subsampling_on_speech() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-@pytest.mark.parametrize("sharing", [None, SHARING])
-def test_only_chosen_experts_count(top_k: int, sharing: Any) -> None:
+@pytest.mark.parametrize(("sharing", "groups"), [(None, LAYERS), (SHARING, 2)])
+def test_only_chosen_experts_count(top_k: int, sharing: Any, groups: int) -> None:
+    """And the projection of positions once for all layers that share it."""
     experts = {**EXPERTS, "top_k": top_k}
     changes = {"experts": experts, "sharing": sharing, "input_layer": "linear"}
     settings = features(config(encoder_conf=changes))
     layer = layer_by_hand(60, feed_forwards=1 + top_k, router_rows=EXPERTS["num_experts"])
-    assert macs(settings, 0.6) == 60 * MELS * D + LAYERS * layer
+    positions = (2 * 60 - 1) * D * D
+    assert macs(settings, 0.6) == 60 * MELS * D + LAYERS * layer - (LAYERS - groups) * positions
 
 
 def test_fused_attention_counts_as_well() -> None:
