@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 # Set on the mask that ESPnet hands from layer to layer, so that its frames are looked up, which
 # waits for a GPU, once for all of them.
 _ATTRIBUTE = "_espnet_moe_share_frames"
+_MANY_PLACES = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class _Restore(torch.autograd.Function):
         return grad.index_select(0, sources), None, None, None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Dispatch:
     """Which frame goes to which expert.
 
@@ -170,9 +171,11 @@ class Dispatch:
         """
         y = _restore(y_SD, self.places_S, self.sorted_RK, self.missing)
         gates_RK = gates_NK if self.frames is None else self.frames.put(gates_NK)
-        weighted = y * gates_RK.reshape(-1, 1).to(y.dtype)
+        gates_RK = gates_RK.to(y.dtype)
+        if self.top_k == 1:
+            return y * gates_RK
         # in the same order always, other than by adding into the rows
-        return weighted if self.top_k == 1 else weighted.unflatten(0, (-1, self.top_k)).sum(dim=1)
+        return (y * gates_RK.reshape(-1, 1)).unflatten(0, (-1, self.top_k)).sum(dim=1)
 
 
 def plan_dispatch(
@@ -205,9 +208,12 @@ def plan_dispatch(
     if frames is not None:
         places_S = frames.rows_N[choices_S] if top_k == 1 else _by_row(choices_S, frames, top_k)
     num_places = top_k * (expert_ids_NK.size(0) if frames is None else frames.num_rows)
-    positions_S = torch.arange(places_S.numel(), device=places_S.device)
-    sorted_RK = places_S.new_zeros(num_places).index_copy_(0, places_S, positions_S)
     missing = _missing(frames, places_S, num_places, top_k, dropped_NK is not None)
+    if missing is None and num_places < _MANY_PLACES:
+        sorted_RK = places_S.argsort()  # one operator for three, but not in linear time
+    else:
+        positions_S = torch.arange(places_S.numel(), device=places_S.device)
+        sorted_RK = places_S.new_zeros(num_places).index_copy_(0, places_S, positions_S)
     return Dispatch(frames, places_S, sorted_RK, missing, ends_E, top_k)
 
 

@@ -84,8 +84,12 @@ class MixtureOfExperts(torch.nn.Module):
         Returns:
             Output (B, T, D); zero where ``frame_mask`` is False.
         """
-        mask, self.frame_mask = self.frame_mask, None
-        e_BTD, self.embedding = self.embedding, None
+        mask, e_BTD = self.frame_mask, self.embedding
+        # setting an attribute of a module takes as long as an operator
+        if mask is not None:
+            self.frame_mask = None
+        if e_BTD is not None:
+            self.embedding = None
         x_RD = x_BTD.flatten(0, -2)
         e_RD = None if e_BTD is None else e_BTD.flatten(0, -2)
         if mask is None:
@@ -107,20 +111,21 @@ class MixtureOfExperts(torch.nn.Module):
         if e_RD is not None:
             e_ND = e_RD if frames is None else frames.take(e_RD)
             seen_ND = torch.cat([e_ND, x_ND], dim=-1)  # SpeechMoE
-        bias_E = None if self.expert_bias is None else self.expert_bias()
+        experts, expert_bias = self.experts, self.expert_bias  # a module looks for its own
+        bias_E = None if expert_bias is None else expert_bias()
         logits_NE, p_NE, expert_ids_NK, gates_NK = self.router(seen_ND, bias_E)
         dropped_NK = self._dropped(expert_ids_NK, gates_NK)
         if self.recorder is not None:
-            routing = Routing(logits_NE, p_NE, expert_ids_NK, self.experts.w_1, dropped_NK)
+            routing = Routing(logits_NE, p_NE, expert_ids_NK, experts.w_1, dropped_NK)
             self.recorder.append(routing)
-        kernel = choose_kernel(x_ND, self.experts)
+        kernel = choose_kernel(x_ND, experts)
         if kernel == "dense":
             if dropped_NK is not None:
                 gates_NK = gates_NK.masked_fill(dropped_NK, 0)
-            y_ND = apply_dense(self.experts, x_ND, expert_ids_NK, gates_NK)
+            y_ND = apply_dense(experts, x_ND, expert_ids_NK, gates_NK)
             return y_ND if frames is None else frames.put(y_ND)
-        dispatch = plan_dispatch(expert_ids_NK, self.router.weight.size(0), frames, dropped_NK)
-        return dispatch.combine(apply_sorted(kernel, self.experts, x_RD, dispatch), gates_NK)
+        dispatch = plan_dispatch(expert_ids_NK, p_NE.size(1), frames, dropped_NK)
+        return dispatch.combine(apply_sorted(kernel, experts, x_RD, dispatch), gates_NK)
 
     def _dropped(self, expert_ids_NK: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor | None:
         if self.capacity_factor is None:

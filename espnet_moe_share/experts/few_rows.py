@@ -1,15 +1,21 @@
 """Linear layers without gradient that are quick for the few rows that an expert gets."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+
 import torch
 from torch.nn import functional as F
 
 # The operator that torch.compile makes of linear layers in inference; not public.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_linear_pointwise = torch.ops.mkldnn._linear_pointwise.default if HAS_ONEDNN else None
 # Below both, its start costs more than it saves.
 LEAST_WEIGHTS = 1 << 16
 _LEAST_PRODUCTS = 1 << 22
 # It gets rows in multiples of this, and of a thirty-second to a sixteenth of larger numbers.
 _ROWS = 4
+# w_1 (H, D), b_1 (H,), w_2 (D, H) and b_2 (D,); w_1 may be in oneDNN's blocks
+Expert = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 # Activations that it applies while it writes the result.
 _FUSED: dict[type, str] = {torch.nn.SiLU: "swish", torch.nn.ReLU: "relu"}
 
@@ -51,49 +57,85 @@ def onednn_linear(
         (S, O).
     """
     fused = _FUSED.get(type(activation), "none")
-    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, fused, [], "")
+    y: torch.Tensor = _linear_pointwise(x, weight, bias, fused, [], "")  # type: ignore[misc]
     return y if activation is None or fused != "none" else activation(y)
 
 
-def segment_to_multiply(
-    x_SI: torch.Tensor, begin: int, end: int, weight: torch.Tensor
-) -> tuple[int, int]:
-    """Return the segment that :func:`few_rows_linear` multiplies for the one from begin to end."""
-    if not HAS_ONEDNN or not _is_worth_it(x_SI, end - begin, weight):
-        return begin, end
-    return rounded_segment(begin, end, x_SI.size(0))
+def is_for_onednn(x_SI: torch.Tensor, weight_EOI: torch.Tensor) -> bool:
+    """Whether oneDNN is quicker at the products than MKL, torch's own choice.
+
+    In float32 on a CPU (benchmarks/pieces.py), unless the products are small.
+
+    Args:
+        x_SI: Rows (S, I), S / E of them an expert's.
+        weight_EOI: Weights (E, O, I).
+    """
+    if not HAS_ONEDNN or x_SI.device.type != "cpu":
+        return False
+    if x_SI.dtype != torch.float32 or weight_EOI.dtype != torch.float32:
+        return False
+    num_experts = weight_EOI.size(0)
+    numbers = weight_EOI.numel() // num_experts
+    return numbers >= LEAST_WEIGHTS or x_SI.size(0) // num_experts * numbers >= _LEAST_PRODUCTS
 
 
-def few_rows_linear(
+def linear_segments(
     x_SI: torch.Tensor,
-    begin: int,
-    end: int,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Multiply a segment of rows.
-
-    In float32 on a CPU by oneDNN, which is quicker at it than MKL, torch's own choice
-    (benchmarks/pieces.py).
+    ends: Sequence[int],
+    weight_EOI: torch.Tensor,
+    bias_EO: torch.Tensor | None = None,
+) -> Iterator[torch.Tensor]:
+    """Multiply each segment of rows with a matrix of its own, without gradient.
 
     Args:
         x_SI: Rows (S, I).
-        begin: First of the segment.
-        end: Behind its last.
-        weight: (O, I), in any order in memory.
-        bias: (O,).
+        ends: Where each segment ends and the next one begins; the last is S.
+        weight_EOI: (E, O, I), in any order in memory.
+        bias_EO: (E, O).
+
+    Yields:
+        (rows, O) of every segment, also of an empty one.
+    """
+    onednn = is_for_onednn(x_SI, weight_EOI)
+    biases = repeat(None) if bias_EO is None else bias_EO.unbind()
+    size = x_SI.size(0)
+    begin = 0
+    # all experts' views at once: one by one they take as long as products of few rows
+    for end, weight, bias in zip(ends, weight_EOI.unbind(), biases):
+        if onednn and end > begin:
+            first, last = rounded_segment(begin, end, size)
+            yield onednn_linear(x_SI[first:last], weight, bias)[begin - first : end - first]
+        else:
+            yield F.linear(x_SI[begin:end], weight, bias)
+        begin = end
+
+
+def feed_forward_segments(
+    x_SD: torch.Tensor,
+    ends: Sequence[int],
+    experts: Iterable[Expert],
+    activation: torch.nn.Module,
+) -> torch.Tensor:
+    """Apply an expert to each segment of rows by oneDNN, without gradient and dropout.
+
+    One expert after the other, so that its hidden rows may stay in cache.
+
+    Args:
+        x_SD: Rows (S, D), S from 1, for which :func:`is_for_onednn` is true.
+        ends: Where each segment ends and the next one begins; the last is S.
+        experts: Their weights.
+        activation: Of the hidden rows.
 
     Returns:
-        (end - begin, O).
+        (S, D).
     """
-    if not HAS_ONEDNN or not _is_worth_it(x_SI, end - begin, weight):
-        return F.linear(x_SI[begin:end], weight, bias)
-    first, last = rounded_segment(begin, end, x_SI.size(0))
-    return onednn_linear(x_SI[first:last], weight, bias)[begin - first : end - first]
-
-
-def _is_worth_it(x: torch.Tensor, rows: int, weight: torch.Tensor) -> bool:
-    if not (x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"):
-        return False
-    large = weight.numel() >= LEAST_WEIGHTS or rows * weight.numel() >= _LEAST_PRODUCTS
-    return rows > 0 and large
+    size = x_SD.size(0)
+    pieces = []
+    begin = 0
+    for end, (w_1, b_1, w_2, b_2) in zip(ends, experts):
+        if end > begin:
+            first, last = rounded_segment(begin, end, size)
+            hidden = onednn_linear(x_SD[first:last], w_1, b_1, activation)
+            pieces.append(onednn_linear(hidden, w_2, b_2)[begin - first : end - first])
+            begin = end
+    return torch.cat(pieces)

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
-from espnet_moe_share.experts.few_rows import few_rows_linear, segment_to_multiply
-from espnet_moe_share.experts.packed_weights import apply_packed, are_few, pack, unpack
-from espnet_moe_share.experts.segment_mm import segment_linear
+from espnet_moe_share.experts.few_rows import feed_forward_segments, is_for_onednn
+from espnet_moe_share.experts.packed_weights import are_few, pack, unpack
+from espnet_moe_share.experts.segment_mm import segment_linear, split_rows
 
 if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
@@ -130,12 +130,8 @@ def apply_dense(
 
 
 def _loop(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    pieces = zip(_split(x_SD, ends), experts.unbind())
+    pieces = zip(split_rows(x_SD, ends), experts.unbind())
     return torch.cat([experts.apply_one(x, weights) for x, weights in pieces])
-
-
-def _split(x_SD: torch.Tensor, ends: list[int]) -> tuple[torch.Tensor, ...]:
-    return x_SD.split([end - begin for begin, end in zip([0, *ends], ends)])
 
 
 def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
@@ -151,22 +147,13 @@ def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) 
 
 
 def _inference(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    # Nothing has to be kept, and the hidden rows of one expert alone may stay in cache.
     num_rows = x_SD.size(0)
-    if num_rows > 0 and are_few(num_rows, len(ends)):
+    if num_rows == 0 or not is_for_onednn(x_SD, experts.w_1):
+        return _loop(experts, x_SD, ends)
+    packed = None
+    if are_few(num_rows, len(ends)):
         packed = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
-        if packed is not None:
-            return apply_packed(packed, experts.activation, x_SD, ends)
-    pieces = []
-    begin = 0
-    for end, (w_1, b_1, w_2, b_2) in zip(ends, experts.unbind()):
-        # also for the second product, which knows nothing of the neighbours
-        first, last = segment_to_multiply(x_SD, begin, end, w_1)
-        hidden = experts.activation(few_rows_linear(x_SD, first, last, w_1, b_1))
-        y = few_rows_linear(hidden, 0, last - first, w_2, b_2)
-        pieces.append(y[begin - first : end - first])
-        begin = end
-    return torch.cat(pieces)
+    return feed_forward_segments(x_SD, ends, packed or experts.unbind(), experts.activation)
 
 
 def _grouped_mm(

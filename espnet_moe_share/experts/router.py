@@ -70,19 +70,20 @@ class TopKRouter(torch.nn.Module):
             (N, E); numbers of the chosen experts (N, K), best first; their gates (N, K), in the
             dtype of the logits.
         """
-        dtype = torch.promote_types(x_ND.dtype, torch.float32)
         with _no_autocast(x_ND.device.type):
-            x_ND = x_ND.to(dtype)
+            if x_ND.dtype not in (torch.float32, torch.float64):
+                x_ND = x_ND.float()
             if self.training and self.jitter > 0:
                 x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
             logits_NE = self.logits(x_ND)
             p_NE = logits_NE.softmax(dim=-1)
             scores_NE = p_NE if bias_E is None else p_NE + bias_E
             if self.top_k == 1:
-                expert_ids_NK = scores_NE.argmax(dim=-1, keepdim=True)
+                gates_NK, expert_ids_NK = scores_NE.max(dim=-1, keepdim=True)
             else:
-                expert_ids_NK = scores_NE.topk(self.top_k, dim=-1).indices
-            gates_NK = p_NE.gather(-1, expert_ids_NK)
+                gates_NK, expert_ids_NK = scores_NE.topk(self.top_k, dim=-1)
+            if bias_E is not None:
+                gates_NK = p_NE.gather(-1, expert_ids_NK)
             if self.top_k > 1:
                 gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
         return logits_NE, p_NE, expert_ids_NK, gates_NK

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-from espnet_moe_share.experts.few_rows import few_rows_linear
+from espnet_moe_share.experts.few_rows import linear_segments
 
 
 class _SegmentLinear(torch.autograd.Function):
@@ -27,11 +27,10 @@ class _SegmentLinear(torch.autograd.Function):
         ctx.save_for_backward(x_SI, weight_EOI)
         ctx.ends = ends
         y_SO = x_SI.new_empty(x_SI.size(0), weight_EOI.size(1))
-        begin = 0
-        for weight, bias, end in zip(weight_EOI.unbind(), bias_EO.unbind(), ends):
-            if end > begin:
-                y_SO[begin:end] = few_rows_linear(x_SI, begin, end, weight, bias)
-            begin = end
+        for y, piece in zip(
+            split_rows(y_SO, ends), linear_segments(x_SI, ends, weight_EOI, bias_EO)
+        ):
+            y.copy_(piece)
         return y_SO
 
     @staticmethod
@@ -39,31 +38,45 @@ class _SegmentLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_SO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_SI, weight_EOI = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x = torch.empty_like(x_SI) if needs_x else None
-        grad_weight = torch.empty_like(weight_EOI) if needs_weight else None
-        grad_bias = grad_SO.new_empty(weight_EOI.shape[:2]) if needs_bias else None
-        begin = 0
-        for e, end in enumerate(ctx.ends):
-            grad = grad_SO[begin:end]
-            if grad_x is not None and end > begin:
-                grad_x[begin:end] = few_rows_linear(grad_SO, begin, end, weight_EOI[e].t())
-            if grad_weight is not None:
-                if end > begin:
-                    _outer_product(grad, x_SI[begin:end], grad_weight[e])
-                else:
-                    grad_weight[e].zero_()
-            if grad_bias is not None:
-                torch.sum(grad, dim=0, out=grad_bias[e])
-            begin = end
+        grad_x = _input_gradient(grad_SO, weight_EOI, ctx.ends) if needs_x else None
+        grads = split_rows(grad_SO, ctx.ends)
+        grad_weight = grad_bias = None
+        if needs_weight:
+            grad_weight = torch.empty_like(weight_EOI)
+            _write_outer_products(grads, split_rows(x_SI, ctx.ends), grad_weight)
+        if needs_bias:
+            grad_bias = grad_SO.new_empty(weight_EOI.shape[:2])
+            for grad, out in zip(grads, grad_bias.unbind()):
+                torch.sum(grad, dim=0, out=out)
         return grad_x, grad_weight, grad_bias, None
 
 
-def _outer_product(grad: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-    """Write grad^T x to ``out``, in the order in which that lies in memory."""
-    if out.is_contiguous():
-        torch.mm(grad.t(), x, out=out)
-    else:
-        torch.mm(x.t(), grad, out=out.t())
+def split_rows(x_SI: torch.Tensor, ends: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Return the segments of the rows (S, I) that end there."""
+    return x_SI.split([end - begin for begin, end in zip([0, *ends], ends)])
+
+
+def _input_gradient(
+    grad_SO: torch.Tensor, weight_EOI: torch.Tensor, ends: Sequence[int]
+) -> torch.Tensor:
+    grad_SI = grad_SO.new_empty(grad_SO.size(0), weight_EOI.size(2))
+    pieces = linear_segments(grad_SO, ends, weight_EOI.mT)
+    for grad, piece in zip(split_rows(grad_SI, ends), pieces):
+        grad.copy_(piece)
+    return grad_SI
+
+
+def _write_outer_products(
+    grads: Sequence[torch.Tensor], xs: Sequence[torch.Tensor], out_EOI: torch.Tensor
+) -> None:
+    """Write each expert's grad^T x, in the order in which it lies in memory."""
+    if not out_EOI[0].is_contiguous():
+        grads, xs, out_EOI = xs, grads, out_EOI.mT
+    for grad, x, out in zip(grads, xs, out_EOI.unbind()):
+        if len(x):
+            torch.mm(grad.t(), x, out=out)
+        else:
+            out.zero_()
 
 
 _apply = cast(Callable[..., torch.Tensor], _SegmentLinear.apply)

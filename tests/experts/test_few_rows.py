@@ -6,17 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from espnet_moe_share.experts import few_rows, packed_weights
+from espnet_moe_share.experts import few_rows
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.few_rows import (
-    few_rows_linear,
+    is_for_onednn,
+    linear_segments,
     onednn_linear,
     rounded_segment,
-    segment_to_multiply,
 )
 from espnet_moe_share.experts.kernels import expert_kernel
-
-WEIGHT = torch.randn(512, 128, generator=torch.Generator().manual_seed(0))  # 2^16 numbers
 
 
 @pytest.mark.parametrize("size", [1, 5, 70, 3000])
@@ -37,14 +35,30 @@ def test_few_numbers_of_rows_are_made_of_many() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_product_of_a_segment(dtype: torch.dtype) -> None:
-    x, weight = torch.randn(24, 128, dtype=dtype), WEIGHT.to(dtype)
-    x[:7], x[12:] = torch.nan, torch.inf  # what a neighbour holds does not matter
-    for bias in (None, torch.randn(512, dtype=dtype)):
-        y = few_rows_linear(x, 7, 12, weight, bias)
-        torch.testing.assert_close(y, F.linear(x[7:12], weight, bias))
-    assert few_rows_linear(x, 7, 7, weight).shape == (0, 512)
-    assert segment_to_multiply(x.double(), 7, 12, WEIGHT.double()) == (7, 12)
+@pytest.mark.parametrize("outputs", [512, 8])  # for oneDNN, and too small for it
+def test_products_of_segments(dtype: torch.dtype, outputs: int) -> None:
+    ends = [7, 7, 12, 24]
+    x = torch.randn(24, 128, dtype=dtype)
+    weights, biases = (
+        torch.randn(4, outputs, 128, dtype=dtype),
+        torch.randn(4, outputs, dtype=dtype),
+    )
+    assert is_for_onednn(x, weights) == (
+        few_rows.HAS_ONEDNN and dtype == torch.float32 and outputs == 512
+    )
+    for given in (None, biases):
+        pieces = list(linear_segments(x, ends, weights, given))
+        for e, (begin, end) in enumerate(zip([0, *ends], ends)):
+            expected = F.linear(x[begin:end], weights[e], None if given is None else given[e])
+            torch.testing.assert_close(pieces[e], expected)
+
+
+def test_what_a_neighbour_holds_does_not_matter() -> None:
+    x = torch.randn(24, 128)
+    x[:7], x[12:] = torch.nan, torch.inf
+    weights = torch.randn(3, 512, 128)
+    piece = list(linear_segments(x, [7, 12, 24], weights))[1]
+    torch.testing.assert_close(piece, F.linear(x[7:12], weights[1]))
 
 
 @pytest.mark.parametrize("pass_", ["training step", "inference"])
@@ -60,8 +74,7 @@ def test_a_layer_over_many_inputs(
         met.add((x.size(0), *weight.shape))
         return onednn_linear(x, weight, *others)
 
-    for module in (few_rows, packed_weights):
-        monkeypatch.setattr(module, "onednn_linear", spy)
+    monkeypatch.setattr(few_rows, "onednn_linear", spy)
     torch.manual_seed(0)
     training = pass_ == "training step"
     dropout, activation = torch.nn.Dropout(0.0), torch.nn.ReLU()
