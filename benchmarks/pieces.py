@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The pieces that the experts' kernel is made of, beside what else would do the same.
+"""The pieces that experts and encoder are made of, beside what else would do the same.
 
     python3 benchmarks/pieces.py
 
@@ -7,14 +7,17 @@ Products of as many rows as an expert gets: torch's own (MKL, where torch was bu
 oneDNN's, of a plain weight, of one that was packed before, and with the activation that follows
 (SiLU) in the same call or after it. The second layer's weights lie by columns, as in the experts.
 Gradients of a weight of D x H, written by rows and by columns. Rows of D moved to another order: by
-reading, by writing, and by adding.
+reading, by writing, and by adding. The two convolutions of ESPnet's input layer conv2d, with the
+channels of a place apart from each other, torch's order, and side by side ("channels last").
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import Conv2dSubsampling
 from interleaved import compare
 from report import add_threads, begin, markdown, parser, write_json
 from torch.nn import functional as F
@@ -76,6 +79,24 @@ def moves(rows: int, size: int) -> Candidates:
     }
 
 
+def input_layer(frames: int, size: int, mels: int, training: bool) -> Candidates:
+    """Of one utterance; forward alone, or with the gradients of the weights."""
+    convolutions = Conv2dSubsampling(mels, size, 0.0).conv
+    x_1LF = torch.randn(1, frames, mels)
+    # of one channel, the same numbers with another stride, by which torch goes
+    last = x_1LF.unsqueeze(3).permute(0, 3, 1, 2)
+    inputs = {"torch's order": x_1LF.unsqueeze(1), "channels last": last}
+
+    def call(x: torch.Tensor) -> None:
+        with torch.set_grad_enabled(training):
+            y = convolutions(x)
+        if training:
+            y.backward(torch.ones_like(y))
+            convolutions.zero_grad()
+
+    return {name: partial(call, one) for name, one in inputs.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options_parser = parser(__doc__, rounds=31)
@@ -85,28 +106,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options_parser.add_argument(
         "--rows", type=int, nargs="+", default=[19, 62, 100, 250, 1600], help="of each expert"
     )
+    options_parser.add_argument("--mels", type=int, default=80, help="of a feature frame [80]")
+    options_parser.add_argument(
+        "--frames", type=int, nargs="+", default=[375, 1250, 3750], help="of an utterance"
+    )
     options, head = begin(options_parser, "pieces.py", arguments)
     torch.manual_seed(0)
     size, hidden = options.size, options.hidden_units
-    groups: dict[str, Callable[[int], Candidates]] = {
+    per_expert: dict[str, Callable[[int], Candidates]] = {
         f"product, {size} to {hidden}": lambda rows: products(rows, size, hidden),
         f"product, {hidden} to {size}": lambda rows: products(rows, hidden, size),
         f"gradient of {hidden} x {size}": lambda rows: weight_gradients(rows, size, hidden),
         f"gradient of {size} x {hidden}": lambda rows: weight_gradients(rows, hidden, size),
         f"rows of {size} moved": lambda rows: moves(EXPERTS * rows, size),
     }
+    per_utterance: dict[str, Callable[[int], Candidates]] = {
+        f"input layer, {which}": partial(
+            input_layer, size=size, mels=options.mels, training=which == "training step"
+        )
+        for which in ("forward", "training step")
+    }
+    groups = [
+        (name, make, "rows of each expert", options.rows) for name, make in per_expert.items()
+    ]
+    groups += [(name, make, "frames", options.frames) for name, make in per_utterance.items()]
     figures = []
     with torch.no_grad():
-        for group, make in groups.items():
+        for group, make, unit, counts in groups:
             lines = []
-            for rows in options.rows:
-                result = compare(make(rows), options.rounds, options.seconds)
-                figures.append({"piece": group, "rows": rows, **result.record()})
+            for count in counts:
+                result = compare(make(count), options.rounds, options.seconds)
+                figures.append({"piece": group, "unit": unit, "count": count, **result.record()})
                 reference = f"{result.seconds[result.reference].median * 1e6:.0f}"
                 ratios = [str(r) for name, r in result.ratios.items() if name != result.reference]
-                lines.append([str(rows), reference, *ratios])
+                lines.append([str(count), reference, *ratios])
             names = [name for name in result.ratios if name != result.reference]
-            columns = ["rows of each expert", f"{result.reference}, µs", *names]
+            columns = [unit, f"{result.reference}, µs", *names]
             print(f"{group}; ratios to {result.reference}\n\n{markdown(columns, lines, left=0)}")
     write_json(options.json, head, figures=figures)
 

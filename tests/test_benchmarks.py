@@ -139,15 +139,18 @@ def test_expert_layer(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pieces(run: Run) -> None:
-    sizes = ("--size", 8, "--hidden_units", 12, "--rows", 3, "--rounds", 1, "--threads", 1)
-    figures = run("pieces", *sizes)["figures"]
+    sizes = ("--size", 8, "--hidden_units", 12, "--rows", 3, "--mels", 20, "--frames", 30)
+    figures = run("pieces", *sizes, "--rounds", 1, "--threads", 1)["figures"]
     assert [figure["piece"] for figure in figures] == [
         *("product, 8 to 12", "product, 12 to 8", "gradient of 12 x 8", "gradient of 8 x 12"),
-        "rows of 8 moved",
+        *("rows of 8 moved", "input layer, forward", "input layer, training step"),
     ]
     check(figures[0], "torch", "oneDNN")
     check(figures[2], "by rows", "by columns")
     check(figures[4], "index_select", "index_copy", "index_put", "index_add")
+    for figure in figures[5:]:
+        assert (figure["unit"], figure["count"]) == ("frames", 30)
+        check(figure, "torch's order", "channels last")
 
 
 def test_new_rows(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

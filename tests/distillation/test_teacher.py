@@ -150,7 +150,8 @@ def test_same_model_has_distance_0(tmp_path: Path) -> None:
     student = build(config(model_conf={"distill_weight": 1.0, **files}), seed=9)
     student.load_state_dict(model.state_dict())
     student.train().eval()
-    assert run(student)["loss_distill"] < 1e-15  # experts are multiplied in other pieces
+    # experts are multiplied in other pieces, and convolutions computed in another order
+    assert run(student)["loss_distill"] < 1e-12
 
 
 def test_projection_when_widths_differ(tmp_path: Path) -> None:
