@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -274,13 +275,11 @@ class MoeShareLayers(AbsEncoder):
             padding = make_pad_mask(ilens) if masks is None else masks
             return ~padding.unsqueeze(1).to(xs_pad.device)
 
-        network = self.embedding_network
-        if network is None:
-            with self._kept_projections.within_forward():
-                return super().forward(xs_pad, ilens, prev_states, **kwargs)
-        assert self.embed is not None
-        with (
-            self._kept_projections.within_forward(),
-            network.seen_by_routers(self.embed, self.encoders, frame_mask),
-        ):
+        routers_see: AbstractContextManager[None] = nullcontext()
+        if self.embedding_network is not None:
+            assert self.embed is not None
+            routers_see = self.embedding_network.seen_by_routers(
+                self.embed, self.encoders, frame_mask
+            )
+        with self._kept_projections.within_forward(), routers_see:
             return super().forward(xs_pad, ilens, prev_states, **kwargs)

@@ -1,7 +1,6 @@
 """Linear layers without gradient that are quick for the few rows that an expert gets."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -64,19 +63,43 @@ def onednn_linear(
 def is_for_onednn(x_SI: torch.Tensor, weight_EOI: torch.Tensor) -> bool:
     """Whether oneDNN is quicker at the products than MKL, torch's own choice.
 
-    In float32 on a CPU (benchmarks/pieces.py), unless the products are small.
+    In float32 on a CPU (benchmarks/pieces.py), unless the products are small or there are none.
 
     Args:
         x_SI: Rows (S, I), S / E of them an expert's.
         weight_EOI: Weights (E, O, I).
     """
-    if not HAS_ONEDNN or x_SI.device.type != "cpu":
+    num_rows = x_SI.size(0)
+    if not HAS_ONEDNN or x_SI.device.type != "cpu" or num_rows == 0:
         return False
     if x_SI.dtype != torch.float32 or weight_EOI.dtype != torch.float32:
         return False
     num_experts = weight_EOI.size(0)
     numbers = weight_EOI.numel() // num_experts
-    return numbers >= LEAST_WEIGHTS or x_SI.size(0) // num_experts * numbers >= _LEAST_PRODUCTS
+    return numbers >= LEAST_WEIGHTS or num_rows // num_experts * numbers >= _LEAST_PRODUCTS
+
+
+def split_rows(x_SI: torch.Tensor, ends: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Return the segments of the rows (S, I) that end there."""
+    return x_SI.split([end - begin for begin, end in zip([0, *ends], ends)])
+
+
+def _rounded_segments(
+    x_SI: torch.Tensor, ends: Sequence[int]
+) -> list[tuple[int, torch.Tensor, slice]]:
+    """Return number, rows to multiply, and which of them are its own, of segments with rows.
+
+    All at once, before the products: between them, when weights have driven everything else out of
+    the caches, a line of Python takes several times as long.
+    """
+    segments = []
+    begin = 0
+    for number, end in enumerate(ends):
+        if end > begin:
+            first, last = rounded_segment(begin, end, x_SI.size(0))
+            segments.append((number, x_SI[first:last], slice(begin - first, end - first)))
+            begin = end
+    return segments
 
 
 def linear_segments(
@@ -84,7 +107,7 @@ def linear_segments(
     ends: Sequence[int],
     weight_EOI: torch.Tensor,
     bias_EO: torch.Tensor | None = None,
-) -> Iterator[torch.Tensor]:
+) -> torch.Tensor:
     """Multiply each segment of rows with a matrix of its own, without gradient.
 
     Args:
@@ -93,27 +116,22 @@ def linear_segments(
         weight_EOI: (E, O, I), in any order in memory.
         bias_EO: (E, O).
 
-    Yields:
-        (rows, O) of every segment, also of an empty one.
+    Returns:
+        (S, O).
     """
-    onednn = is_for_onednn(x_SI, weight_EOI)
-    biases = repeat(None) if bias_EO is None else bias_EO.unbind()
-    size = x_SI.size(0)
-    begin = 0
-    # all experts' views at once: one by one they take as long as products of few rows
-    for end, weight, bias in zip(ends, weight_EOI.unbind(), biases):
-        if onednn and end > begin:
-            first, last = rounded_segment(begin, end, size)
-            yield onednn_linear(x_SI[first:last], weight, bias)[begin - first : end - first]
-        else:
-            yield F.linear(x_SI[begin:end], weight, bias)
-        begin = end
+    weights = weight_EOI.unbind()
+    biases = [None] * len(weights) if bias_EO is None else bias_EO.unbind()
+    if not is_for_onednn(x_SI, weight_EOI):
+        return torch.cat([F.linear(*one) for one in zip(split_rows(x_SI, ends), weights, biases)])
+    segments = _rounded_segments(x_SI, ends)
+    products = [onednn_linear(x, weights[e], biases[e]) for e, x, _ in segments]
+    return torch.cat([y[own] for y, (_, _, own) in zip(products, segments)])
 
 
 def feed_forward_segments(
     x_SD: torch.Tensor,
     ends: Sequence[int],
-    experts: Iterable[Expert],
+    experts: Sequence[Expert],
     activation: torch.nn.Module,
 ) -> torch.Tensor:
     """Apply an expert to each segment of rows by oneDNN, without gradient and dropout.
@@ -121,7 +139,7 @@ def feed_forward_segments(
     One expert after the other, so that its hidden rows may stay in cache.
 
     Args:
-        x_SD: Rows (S, D), S from 1, for which :func:`is_for_onednn` is true.
+        x_SD: Rows (S, D) for which :func:`is_for_onednn` is true.
         ends: Where each segment ends and the next one begins; the last is S.
         experts: Their weights.
         activation: Of the hidden rows.
@@ -129,13 +147,9 @@ def feed_forward_segments(
     Returns:
         (S, D).
     """
-    size = x_SD.size(0)
-    pieces = []
-    begin = 0
-    for end, (w_1, b_1, w_2, b_2) in zip(ends, experts):
-        if end > begin:
-            first, last = rounded_segment(begin, end, size)
-            hidden = onednn_linear(x_SD[first:last], w_1, b_1, activation)
-            pieces.append(onednn_linear(hidden, w_2, b_2)[begin - first : end - first])
-            begin = end
-    return torch.cat(pieces)
+    segments = _rounded_segments(x_SD, ends)
+    outputs = []
+    for e, x, _ in segments:
+        w_1, b_1, w_2, b_2 = experts[e]
+        outputs.append(onednn_linear(onednn_linear(x, w_1, b_1, activation), w_2, b_2))
+    return torch.cat([y[own] for y, (_, _, own) in zip(outputs, segments)])

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
-from espnet_moe_share.experts.few_rows import feed_forward_segments, is_for_onednn
+from espnet_moe_share.experts.few_rows import feed_forward_segments, is_for_onednn, split_rows
 from espnet_moe_share.experts.packed_weights import are_few, pack, unpack
-from espnet_moe_share.experts.segment_mm import segment_linear, split_rows
+from espnet_moe_share.experts.segment_mm import segment_linear
 
 if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
@@ -35,7 +35,7 @@ _kernel = "auto"
 
 @contextmanager
 def expert_kernel(name: str) -> Iterator[None]:
-    """While it lasts, compute all experts by the kernel of this name.
+    """While it lasts, compute all experts of the process by the kernel of this name.
 
     With gradient checkpointing the backward pass, too, has to be within it.
 
@@ -147,13 +147,14 @@ def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) 
 
 
 def _inference(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    num_rows = x_SD.size(0)
-    if num_rows == 0 or not is_for_onednn(x_SD, experts.w_1):
+    if not is_for_onednn(x_SD, experts.w_1):
         return _loop(experts, x_SD, ends)
-    packed = None
-    if are_few(num_rows, len(ends)):
-        packed = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
-    return feed_forward_segments(x_SD, ends, packed or experts.unbind(), experts.activation)
+    weights = None
+    if are_few(x_SD.size(0), len(ends)):
+        weights = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
+    if weights is None:
+        weights = list(experts.unbind())
+    return feed_forward_segments(x_SD, ends, weights, experts.activation)
 
 
 def _grouped_mm(

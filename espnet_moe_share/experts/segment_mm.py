@@ -6,14 +6,13 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-from espnet_moe_share.experts.few_rows import linear_segments
+from espnet_moe_share.experts.few_rows import linear_segments, split_rows
 
 
 class _SegmentLinear(torch.autograd.Function):
-    """Results and gradients are written in their place in one tensor each.
+    """The gradients of all weights are written in their place in one tensor.
 
-    Autograd over slices would instead join the pieces, and copy the weight gradients of all experts
-    one more time.
+    Autograd over slices would instead copy them one more time.
     """
 
     @staticmethod
@@ -26,19 +25,14 @@ class _SegmentLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x_SI, weight_EOI)
         ctx.ends = ends
-        y_SO = x_SI.new_empty(x_SI.size(0), weight_EOI.size(1))
-        for y, piece in zip(
-            split_rows(y_SO, ends), linear_segments(x_SI, ends, weight_EOI, bias_EO)
-        ):
-            y.copy_(piece)
-        return y_SO
+        return linear_segments(x_SI, ends, weight_EOI, bias_EO)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_SO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_SI, weight_EOI = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x = _input_gradient(grad_SO, weight_EOI, ctx.ends) if needs_x else None
+        grad_x = linear_segments(grad_SO, ctx.ends, weight_EOI.mT) if needs_x else None
         grads = split_rows(grad_SO, ctx.ends)
         grad_weight = grad_bias = None
         if needs_weight:
@@ -51,30 +45,16 @@ class _SegmentLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None
 
 
-def split_rows(x_SI: torch.Tensor, ends: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Return the segments of the rows (S, I) that end there."""
-    return x_SI.split([end - begin for begin, end in zip([0, *ends], ends)])
-
-
-def _input_gradient(
-    grad_SO: torch.Tensor, weight_EOI: torch.Tensor, ends: Sequence[int]
-) -> torch.Tensor:
-    grad_SI = grad_SO.new_empty(grad_SO.size(0), weight_EOI.size(2))
-    pieces = linear_segments(grad_SO, ends, weight_EOI.mT)
-    for grad, piece in zip(split_rows(grad_SI, ends), pieces):
-        grad.copy_(piece)
-    return grad_SI
-
-
 def _write_outer_products(
     grads: Sequence[torch.Tensor], xs: Sequence[torch.Tensor], out_EOI: torch.Tensor
 ) -> None:
     """Write each expert's grad^T x, in the order in which it lies in memory."""
     if not out_EOI[0].is_contiguous():
         grads, xs, out_EOI = xs, grads, out_EOI.mT
-    for grad, x, out in zip(grads, xs, out_EOI.unbind()):
-        if len(x):
-            torch.mm(grad.t(), x, out=out)
+    # views first, as in few_rows
+    for grad, x, out in list(zip([grad.t() for grad in grads], xs, out_EOI.unbind())):
+        if x.size(0):
+            torch.mm(grad, x, out=out)
         else:
             out.zero_()
 

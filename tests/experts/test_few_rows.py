@@ -47,18 +47,20 @@ def test_products_of_segments(dtype: torch.dtype, outputs: int) -> None:
         few_rows.HAS_ONEDNN and dtype == torch.float32 and outputs == 512
     )
     for given in (None, biases):
-        pieces = list(linear_segments(x, ends, weights, given))
+        y = linear_segments(x, ends, weights, given)
+        assert y.shape == (24, outputs)
         for e, (begin, end) in enumerate(zip([0, *ends], ends)):
             expected = F.linear(x[begin:end], weights[e], None if given is None else given[e])
-            torch.testing.assert_close(pieces[e], expected)
+            torch.testing.assert_close(y[begin:end], expected)
+        assert linear_segments(x[:0], [0, 0, 0, 0], weights, given).shape == (0, outputs)
 
 
 def test_what_a_neighbour_holds_does_not_matter() -> None:
     x = torch.randn(24, 128)
     x[:7], x[12:] = torch.nan, torch.inf
     weights = torch.randn(3, 512, 128)
-    piece = list(linear_segments(x, [7, 12, 24], weights))[1]
-    torch.testing.assert_close(piece, F.linear(x[7:12], weights[1]))
+    y = linear_segments(x, [7, 12, 24], weights)
+    torch.testing.assert_close(y[7:12], F.linear(x[7:12], weights[1]))
 
 
 @pytest.mark.parametrize("pass_", ["training step", "inference"])
