@@ -8,12 +8,16 @@ tensors as they are. In training that order is the slower one (benchmarks/pieces
 
 Attention weights: each of ESPnet's attentions keeps its last ones (B, heads, T, T) for whoever
 plots them. All layers' together outgrow everything else in a long utterance.
+
+Swish: ESPnet's is a product of two tensors, which autograd keeps both. torch's SiLU, the same
+function, keeps its input alone, and reads and writes half as much.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from espnet2.legacy.nets.pytorch_backend.conformer.swish import Swish
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 
 from espnet_moe_share.experts.kernels import is_traced
@@ -42,8 +46,15 @@ def _forget_attention(layer: torch.nn.Module, *_: Any) -> None:
             module.attn = None
 
 
+def _use_silu(layer: torch.nn.Module) -> None:
+    for module in layer.modules():
+        for name, child in module.named_children():
+            if isinstance(child, Swish):
+                setattr(module, name, torch.nn.SiLU())
+
+
 def save_memory(embed: torch.nn.Module | None, layers: Iterable[torch.nn.Module]) -> None:
-    """Have an encoder run in less memory than ESPnet's, with the same output.
+    """Have an encoder run in less memory than ESPnet's, with the same output but for rounding.
 
     Args:
         embed: ESPnet's input layer; nothing is done to one without two-dimensional convolutions.
@@ -56,4 +67,5 @@ def save_memory(embed: torch.nn.Module | None, layers: Iterable[torch.nn.Module]
         if isinstance(first, torch.nn.Conv2d) and first.in_channels == 1:
             convolutions.register_forward_pre_hook(_with_channels_last)
     for layer in layers:
+        _use_silu(layer)
         layer.register_forward_hook(_forget_attention)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from espnet2.legacy.nets.pytorch_backend.conformer.swish import Swish
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 from espnet2.main_funcs.calculate_all_attentions import calculate_all_attentions
 from tiny_models import (
@@ -115,8 +116,25 @@ def test_attention_is_plotted(name: str) -> None:
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:2]))
 
 
+def activations(model: Any) -> list[type]:
+    return [
+        type(module)
+        for path, module in model.encoders.named_modules()
+        if path.endswith(".activation")
+    ]
+
+
+def test_swish_is_silu() -> None:
+    ours, theirs = twins("conformer")
+    assert set(activations(theirs)) == {Swish}
+    assert set(activations(ours)) == {torch.nn.SiLU}
+    relu, _ = twins("conformer", activation_type="relu")
+    assert set(activations(relu)) == {torch.nn.ReLU}
+
+
 def test_without_knobs_it_is_espnets() -> None:
     plain = encoder(input_layer="conv2d").eval()
     with torch.no_grad():
         assert not any(order_of_convolutions(plain))
     assert all(kept_attention(plain))
+    assert set(activations(plain)) == {Swish}
