@@ -3,7 +3,8 @@
 ======================  ============================================================================
 ``loop``                one expert after the other in plain autograd; any dtype and device. The
                         reference: the others are tested against it.
-``segment_mm``          the same products, written into one tensor (:mod:`.segment_mm`).
+``segment_mm``          the same products, by oneDNN where it is quicker; weight gradients of all
+                        experts are written into one tensor (:mod:`.segment_mm`).
 ``grouped_mm``          ``torch.nn.functional.grouped_mm``; never waits for a GPU, but computes
                         bfloat16 alone without a loop of its own.
 ``dense``               every expert on every frame: no shape depends on data, for exporting.
