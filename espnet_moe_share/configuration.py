@@ -65,7 +65,8 @@ def read_arguments(path: Path) -> argparse.Namespace:
             )
     elif "encoder" not in settings:
         raise ConfigurationError(f"{path}: no 'encoder'; the config.yaml of an ASR model is needed")
-    parser.set_defaults(**settings)
+    # Not the YAML that config.yaml was made of: the parser would read that over it.
+    parser.set_defaults(**{key: value for key, value in settings.items() if key != "config"})
     parser.exit_on_error = False
     try:
         arguments = parser.parse_args([])
