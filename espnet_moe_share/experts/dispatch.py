@@ -81,17 +81,28 @@ def _restore(
     y: torch.Tensor, sources: torch.Tensor, back: torch.Tensor, missing: torch.Tensor | None
 ) -> torch.Tensor:
     if not torch.is_grad_enabled():
-        return _read_or_zero(y, back, missing)
+        return read_or_zero(y, back, missing)
     return cast(torch.Tensor, _Restore.apply(y, sources, back, missing))
 
 
-def _read_or_zero(
+def read_or_zero(
     x: torch.Tensor, sources: torch.Tensor, missing: torch.Tensor | None
 ) -> torch.Tensor:
+    """Return rows of ``x`` by number, and zero where one is ``missing``; without gradient."""
     if x.size(0) == 0:
         return x.new_zeros(sources.numel(), *x.shape[1:])
     y = x.index_select(0, sources)
     return y if missing is None else y.index_fill_(0, missing, 0)
+
+
+def add_choices(y: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Add up the rows (R * K, D) of each frame: (R, D), in the same order always."""
+    return y if top_k == 1 else y.unflatten(0, (-1, top_k)).sum(dim=1)
+
+
+def weigh_choices(y: torch.Tensor, gates_RK: torch.Tensor) -> torch.Tensor:
+    """Add up the rows (R * K, D) of each frame, weighted by gates (R, K): (R, D)."""
+    return add_choices(y * gates_RK.reshape(-1, 1), gates_RK.size(1))
 
 
 class _Read(torch.autograd.Function):
@@ -111,7 +122,7 @@ class _Read(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _read_or_zero(grad, *ctx.saved_tensors), None, None, None
+        return read_or_zero(grad, *ctx.saved_tensors), None, None, None
 
 
 class _Restore(torch.autograd.Function):
@@ -126,7 +137,7 @@ class _Restore(torch.autograd.Function):
         missing: torch.Tensor | None,
     ) -> torch.Tensor:
         ctx.save_for_backward(sources)
-        return _read_or_zero(y, back, missing)
+        return read_or_zero(y, back, missing)
 
     @staticmethod
     @once_differentiable
@@ -163,6 +174,10 @@ class Dispatch:
             x_RD = x_RD.unsqueeze(1).expand(-1, self.top_k, -1).flatten(0, 1)
         return _read(x_RD, self.places_S, self.sorted_RK, self.missing)
 
+    def gates(self, gates_NK: torch.Tensor) -> torch.Tensor:
+        """Return the gates of all rows (R, K), zero on padding."""
+        return gates_NK if self.frames is None else self.frames.put(gates_NK)
+
     def combine(self, y_SD: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor:
         """Add up the outputs of each frame's choices, weighted by their gates.
 
@@ -170,12 +185,7 @@ class Dispatch:
             (R, D), zero on padding and for frames whose choices were all dropped.
         """
         y = _restore(y_SD, self.places_S, self.sorted_RK, self.missing)
-        gates_RK = gates_NK if self.frames is None else self.frames.put(gates_NK)
-        gates_RK = gates_RK.to(y.dtype)
-        if self.top_k == 1:
-            return y * gates_RK
-        # in the same order always, other than by adding into the rows
-        return (y * gates_RK.reshape(-1, 1)).unflatten(0, (-1, self.top_k)).sum(dim=1)
+        return weigh_choices(y, self.gates(gates_NK).to(y.dtype))
 
 
 def plan_dispatch(

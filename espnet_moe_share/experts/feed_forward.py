@@ -125,7 +125,7 @@ class MixtureOfExperts(torch.nn.Module):
             y_ND = apply_dense(experts, x_ND, expert_ids_NK, gates_NK)
             return y_ND if frames is None else frames.put(y_ND)
         dispatch = plan_dispatch(expert_ids_NK, p_NE.size(1), frames, dropped_NK)
-        return dispatch.combine(apply_sorted(kernel, experts, x_RD, dispatch), gates_NK)
+        return apply_sorted(kernel, experts, x_RD, dispatch, gates_NK)
 
     def _dropped(self, expert_ids_NK: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor | None:
         if self.capacity_factor is None:

@@ -24,7 +24,7 @@ from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
 from espnet_moe_share.experts.few_rows import feed_forward_segments, is_for_onednn, split_rows
 from espnet_moe_share.experts.packed_weights import are_few, pack, unpack
-from espnet_moe_share.experts.segment_mm import segment_linear
+from espnet_moe_share.experts.segment_mm import gather_linear, linear_combine
 
 if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
@@ -87,24 +87,33 @@ def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
 
 
 def apply_sorted(
-    kernel: str, experts: "StackedExperts", x_RD: torch.Tensor, dispatch: Dispatch
+    kernel: str,
+    experts: "StackedExperts",
+    x_RD: torch.Tensor,
+    dispatch: Dispatch,
+    gates_NK: torch.Tensor,
 ) -> torch.Tensor:
-    """Apply each expert to the rows that chose it.
+    """Apply each expert to the rows that chose it, and add up what the gates leave of it.
 
     Args:
         kernel: What :func:`choose_kernel` returned, other than ``dense``.
         experts: The experts.
         x_RD: Input (R, D).
         dispatch: Who goes where.
+        gates_NK: Gates of the choices (N, K).
 
     Returns:
-        Output of every choice (S, D), in the dispatch's order.
+        (R, D), zero on padding and for frames whose choices were all dropped.
     """
-    x_SD = dispatch.gather(x_RD)
     if kernel == "grouped_mm":
-        return _grouped_mm(experts, x_SD, dispatch.ends_E)
+        y_SD = _grouped_mm(experts, dispatch.gather(x_RD), dispatch.ends_E)
+        return dispatch.combine(y_SD, gates_NK)
     ends = dispatch.ends_E.tolist()
-    return (_loop if kernel == "loop" else _segment_mm)(experts, x_SD, ends)
+    if kernel == "segment_mm" and torch.is_grad_enabled():
+        return _segment_mm(experts, x_RD, dispatch, ends, gates_NK)
+    x_SD = dispatch.gather(x_RD)
+    y_SD = _loop(experts, x_SD, ends) if kernel == "loop" else _inference(experts, x_SD, ends)
+    return dispatch.combine(y_SD, gates_NK)
 
 
 def apply_dense(
@@ -135,19 +144,27 @@ def _loop(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> tor
     return torch.cat([experts.apply_one(x, weights) for x, weights in pieces])
 
 
-def _segment_mm(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    if not torch.is_grad_enabled():
-        if experts.training or torch.is_autocast_enabled(x_SD.device.type):
-            return _loop(experts, x_SD, ends)
-        return _inference(experts, x_SD, ends)
+def _segment_mm(
+    experts: "StackedExperts",
+    x_RD: torch.Tensor,
+    dispatch: Dispatch,
+    ends: list[int],
+    gates_NK: torch.Tensor,
+) -> torch.Tensor:
     unpack(experts.w_1)
-    dtype = _autocast_dtype(x_SD)
-    hidden_SH = segment_linear(x_SD.to(dtype), experts.w_1.to(dtype), experts.b_1.to(dtype), ends)
+    dtype = _autocast_dtype(x_RD)
+    w_1, b_1, w_2, b_2 = (
+        weight.to(dtype) for weight in (experts.w_1, experts.b_1, experts.w_2, experts.b_2)
+    )
+    hidden_SH = gather_linear(x_RD.to(dtype), w_1, b_1, dispatch, ends)
     hidden_SH = experts.dropout(experts.activation(hidden_SH))
-    return segment_linear(hidden_SH, experts.w_2.to(dtype), experts.b_2.to(dtype), ends)
+    gates_RK = dispatch.gates(gates_NK).to(dtype)
+    return linear_combine(hidden_SH, w_2, b_2, dispatch, ends, gates_RK)
 
 
 def _inference(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    if experts.training or torch.is_autocast_enabled(x_SD.device.type):
+        return _loop(experts, x_SD, ends)
     if not is_for_onednn(x_SD, experts.w_1):
         return _loop(experts, x_SD, ends)
     weights = None

@@ -1,20 +1,50 @@
-"""Matrix products of consecutive segments of rows, each with a matrix of its own."""
+"""Both linear layers of all experts, with the way of the rows to them and back.
 
-from collections.abc import Callable, Sequence
+One function of autograd each, of few operators: where an expert gets a handful of rows, what lies
+between the matrix products takes as long as they do (benchmarks/README.md).
+"""
+
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from espnet_moe_share.experts.dispatch import Dispatch, add_choices, read_or_zero, weigh_choices
 from espnet_moe_share.experts.few_rows import linear_segments, split_rows
 
 
-class _SegmentLinear(torch.autograd.Function):
-    """The gradients of all weights are written in their place in one tensor.
+class _GatherLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_RI: torch.Tensor,
+        weight_EOI: torch.Tensor,
+        bias_EO: torch.Tensor,
+        ends: Sequence[int],
+        places_S: torch.Tensor,
+        sorted_RK: torch.Tensor,
+        missing: torch.Tensor | None,
+        top_k: int,
+    ) -> torch.Tensor:
+        rows_S = places_S if top_k == 1 else places_S.div(top_k, rounding_mode="floor")
+        x_SI = x_RI.index_select(0, rows_S)
+        ctx.save_for_backward(x_SI, weight_EOI, sorted_RK, missing)
+        ctx.ends, ctx.top_k = ends, top_k
+        return linear_segments(x_SI, ends, weight_EOI, bias_EO)
 
-    Autograd over slices would instead copy them one more time.
-    """
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_SO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_SI, weight_EOI, sorted_RK, missing = ctx.saved_tensors
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_SI = linear_segments(grad_SO, ctx.ends, weight_EOI.mT)
+            grad_x = add_choices(read_or_zero(grad_SI, sorted_RK, missing), ctx.top_k)
+        return grad_x, *_parameter_gradients(ctx, grad_SO, x_SI, weight_EOI), *5 * (None,)
 
+
+class _LinearCombine(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -22,60 +52,119 @@ class _SegmentLinear(torch.autograd.Function):
         weight_EOI: torch.Tensor,
         bias_EO: torch.Tensor,
         ends: Sequence[int],
+        places_S: torch.Tensor,
+        sorted_RK: torch.Tensor,
+        missing: torch.Tensor | None,
+        gates_RK: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x_SI, weight_EOI)
+        y_SO = linear_segments(x_SI, ends, weight_EOI, bias_EO)
+        y = read_or_zero(y_SO, sorted_RK, missing)
+        ctx.save_for_backward(x_SI, weight_EOI, places_S, y, gates_RK)
         ctx.ends = ends
-        return linear_segments(x_SI, ends, weight_EOI, bias_EO)
+        return weigh_choices(y, gates_RK)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_SO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_SI, weight_EOI = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x = linear_segments(grad_SO, ctx.ends, weight_EOI.mT) if needs_x else None
-        grads = split_rows(grad_SO, ctx.ends)
-        grad_weight = grad_bias = None
-        if needs_weight:
-            grad_weight = torch.empty_like(weight_EOI)
-            _write_outer_products(grads, split_rows(x_SI, ctx.ends), grad_weight)
-        if needs_bias:
-            grad_bias = grad_SO.new_empty(weight_EOI.shape[:2])
-            for grad, out in zip(grads, grad_bias.unbind()):
-                torch.sum(grad, dim=0, out=out)
-        return grad_x, grad_weight, grad_bias, None
+    def backward(ctx: Any, grad_RO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_SI, weight_EOI, places_S, y, gates_RK = ctx.saved_tensors
+        grad_R1O = grad_RO.unsqueeze(1)
+        grad_gates = None
+        if ctx.needs_input_grad[7]:
+            grad_gates = (grad_R1O * y.view(*gates_RK.shape, -1)).sum(dim=2)
+        grad_RKO = grad_R1O * gates_RK.unsqueeze(2)
+        grad_SO = grad_RKO.flatten(0, 1).index_select(0, places_S)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = linear_segments(grad_SO, ctx.ends, weight_EOI.mT)
+        of_parameters = _parameter_gradients(ctx, grad_SO, x_SI, weight_EOI)
+        return grad_x, *of_parameters, *4 * (None,), grad_gates
+
+
+def _parameter_gradients(
+    ctx: Any, grad_SO: torch.Tensor, x_SI: torch.Tensor, weight_EOI: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of weights (E, O, I) and biases (E, O), where they are needed."""
+    _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+    grads = split_rows(grad_SO, ctx.ends)
+    grad_weight = grad_bias = None
+    if needs_weight:
+        grad_weight = torch.empty_like(weight_EOI)
+        _write_outer_products(grads, split_rows(x_SI, ctx.ends), grad_weight)
+    if needs_bias:
+        grad_bias = grad_SO.new_empty(weight_EOI.shape[:2])
+        for grad, out in zip(grads, grad_bias.unbind()):
+            torch.sum(grad, dim=0, out=out)
+    return grad_weight, grad_bias
 
 
 def _write_outer_products(
     grads: Sequence[torch.Tensor], xs: Sequence[torch.Tensor], out_EOI: torch.Tensor
 ) -> None:
-    """Write each expert's grad^T x, in the order in which it lies in memory."""
+    """Write each expert's grad^T x, in the order in which it lies in memory.
+
+    Into their place in one tensor; autograd over slices would copy them one more time.
+    """
     if not out_EOI[0].is_contiguous():
         grads, xs, out_EOI = xs, grads, out_EOI.mT
+    on_cpu = out_EOI.device.type == "cpu"
     # views first, as in few_rows
     for grad, x, out in list(zip([grad.t() for grad in grads], xs, out_EOI.unbind())):
+        # MKL writes block by block, to memory that is not in cache at half the speed
+        # (benchmarks/pieces.py); zeros, in a row, bring it there.
+        if on_cpu or not x.size(0):
+            out.zero_()
         if x.size(0):
             torch.mm(grad, x, out=out)
-        else:
-            out.zero_()
 
 
-_apply = cast(Callable[..., torch.Tensor], _SegmentLinear.apply)
-
-
-def segment_linear(
-    x_SI: torch.Tensor, weight_EOI: torch.Tensor, bias_EO: torch.Tensor, ends: Sequence[int]
+def gather_linear(
+    x_RI: torch.Tensor,
+    weight_EOI: torch.Tensor,
+    bias_EO: torch.Tensor,
+    dispatch: Dispatch,
+    ends: Sequence[int],
 ) -> torch.Tensor:
-    """Apply linear layer e to segment e of the rows.
+    """Apply linear layer e to the rows that chose expert e.
 
     Can be differentiated once.
 
     Args:
-        x_SI: Rows (S, I), I inputs.
-        weight_EOI: Weights (E, O, I), O outputs; of the dtype of ``x_SI``.
+        x_RI: Rows (R, I), I inputs.
+        weight_EOI: Weights (E, O, I), O outputs; of the dtype of ``x_RI``.
         bias_EO: Biases (E, O).
-        ends: Where each segment ends and the next one begins; the last is S.
+        dispatch: Who goes where.
+        ends: Its ``ends_E``.
 
     Returns:
-        (S, O). A matrix without rows gets a gradient of zero.
+        Of every choice (S, O), in the dispatch's order. A matrix without rows gets a gradient of
+        zero.
     """
-    return _apply(x_SI, weight_EOI, bias_EO, ends)
+    of = (dispatch.places_S, dispatch.sorted_RK, dispatch.missing, dispatch.top_k)
+    return cast(torch.Tensor, _GatherLinear.apply(x_RI, weight_EOI, bias_EO, ends, *of))
+
+
+def linear_combine(
+    x_SI: torch.Tensor,
+    weight_EOI: torch.Tensor,
+    bias_EO: torch.Tensor,
+    dispatch: Dispatch,
+    ends: Sequence[int],
+    gates_RK: torch.Tensor,
+) -> torch.Tensor:
+    """Apply linear layer e to segment e of the rows, and add up each frame's, weighted by gates.
+
+    Can be differentiated once.
+
+    Args:
+        x_SI: Of every choice (S, I), in the dispatch's order.
+        weight_EOI: Weights (E, O, I); of the dtype of ``x_SI``.
+        bias_EO: Biases (E, O).
+        dispatch: Who goes where.
+        ends: Its ``ends_E``.
+        gates_RK: Gates of all rows (R, K), of the same dtype.
+
+    Returns:
+        (R, O), zero on padding and for frames whose choices were all dropped.
+    """
+    of = (dispatch.places_S, dispatch.sorted_RK, dispatch.missing, gates_RK)
+    return cast(torch.Tensor, _LinearCombine.apply(x_SI, weight_EOI, bias_EO, ends, *of))
