@@ -1,6 +1,7 @@
 """Linear layers without gradient that are quick for the few rows that an expert gets."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -55,21 +56,21 @@ def onednn_linear(
     Returns:
         (S, O).
     """
-    fused = _FUSED.get(type(activation), "none")
+    fused = "none" if activation is None else _FUSED.get(type(activation), "none")
     y: torch.Tensor = _linear_pointwise(x, weight, bias, fused, [], "")  # type: ignore[misc]
     return y if activation is None or fused != "none" else activation(y)
 
 
-def is_for_onednn(x_SI: torch.Tensor, weight_EOI: torch.Tensor) -> bool:
+def is_for_onednn(num_rows: int, x_SI: torch.Tensor, weight_EOI: torch.Tensor) -> bool:
     """Whether oneDNN is quicker at the products than MKL, torch's own choice.
 
     In float32 on a CPU (benchmarks/pieces.py), unless the products are small or there are none.
 
     Args:
-        x_SI: Rows (S, I), S / E of them an expert's.
+        num_rows: S, of which S / E are an expert's.
+        x_SI: Rows, of any number.
         weight_EOI: Weights (E, O, I).
     """
-    num_rows = x_SI.size(0)
     if not HAS_ONEDNN or x_SI.device.type != "cpu" or num_rows == 0:
         return False
     if x_SI.dtype != torch.float32 or weight_EOI.dtype != torch.float32:
@@ -79,32 +80,73 @@ def is_for_onednn(x_SI: torch.Tensor, weight_EOI: torch.Tensor) -> bool:
     return numbers >= LEAST_WEIGHTS or num_rows // num_experts * numbers >= _LEAST_PRODUCTS
 
 
-def split_rows(x_SI: torch.Tensor, ends: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Return the segments of the rows (S, I) that end there."""
-    return x_SI.split([end - begin for begin, end in zip([0, *ends], ends)])
+@dataclass(slots=True)
+class Segments:
+    """Consecutive rows, each segment of which has a matrix of its own; found once for a layer.
 
-
-def _rounded_segments(
-    x_SI: torch.Tensor, ends: Sequence[int]
-) -> list[tuple[int, torch.Tensor, slice]]:
-    """Return number, rows to multiply, and which of them are its own, of segments with rows.
-
-    All at once, before the products: between them, when weights have driven everything else out of
-    the caches, a line of Python takes several times as long.
+    Attributes:
+        ends: Where each segment ends and the next one begins; the last is S.
+        sizes: Number of rows of every segment.
+        rounded: Number of a segment that is not empty, first of the rows to multiply, how many
+            they are, first that is its own, and how many those are; None: not for oneDNN.
     """
-    segments = []
+
+    ends: Sequence[int]
+    sizes: list[int]
+    rounded: list[tuple[int, int, int, int, int]] | None
+
+    def split(self, x_SI: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the segments of the rows (S, I)."""
+        return x_SI.split(self.sizes)
+
+    def sum(self, x_SI: torch.Tensor) -> torch.Tensor:
+        """Return the sum of every segment's rows (E, I); zero of none."""
+        # in half the time, and less, that sums one by one take (benchmarks/pieces.py)
+        rows_S = torch.arange(x_SI.size(0), device=x_SI.device)
+        offsets = torch.tensor([0, *self.ends], device=x_SI.device)
+        return F.embedding_bag(rows_S, x_SI, offsets, mode="sum", include_last_offset=True)
+
+    def split_rounded(self, x_SI: torch.Tensor) -> list[torch.Tensor]:
+        """Return the rows to multiply of every segment that is not empty.
+
+        All at once, before the products: between them, when weights have driven everything else
+        out of the caches, a line of Python takes several times as long.
+        """
+        assert self.rounded is not None
+        return [x_SI.narrow(0, first, rows) for _, first, rows, _, _ in self.rounded]
+
+    def join_rounded(self, products: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the products' own rows (S, O)."""
+        assert self.rounded is not None
+        pieces = zip(products, self.rounded)
+        return torch.cat([y.narrow(0, own, size) for y, (_, _, _, own, size) in pieces])
+
+
+def find_segments(ends: Sequence[int], x_SI: torch.Tensor, weight_EOI: torch.Tensor) -> Segments:
+    """Return the segments of rows as they are to be multiplied.
+
+    Args:
+        ends: Where each segment ends and the next one begins; the last is S.
+        x_SI: Rows, of the number, device and dtype of those to come.
+        weight_EOI: Weights, likewise.
+    """
+    num_rows = ends[-1]
+    sizes = [end - begin for begin, end in zip([0, *ends], ends)]
+    if not is_for_onednn(num_rows, x_SI, weight_EOI):
+        return Segments(ends, sizes, None)
+    rounded = []
     begin = 0
     for number, end in enumerate(ends):
         if end > begin:
-            first, last = rounded_segment(begin, end, x_SI.size(0))
-            segments.append((number, x_SI[first:last], slice(begin - first, end - first)))
+            first, last = rounded_segment(begin, end, num_rows)
+            rounded.append((number, first, last - first, begin - first, end - begin))
             begin = end
-    return segments
+    return Segments(ends, sizes, rounded)
 
 
 def linear_segments(
     x_SI: torch.Tensor,
-    ends: Sequence[int],
+    segments: Segments,
     weight_EOI: torch.Tensor,
     bias_EO: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -112,7 +154,7 @@ def linear_segments(
 
     Args:
         x_SI: Rows (S, I).
-        ends: Where each segment ends and the next one begins; the last is S.
+        segments: Which are whose.
         weight_EOI: (E, O, I), in any order in memory.
         bias_EO: (E, O).
 
@@ -121,16 +163,17 @@ def linear_segments(
     """
     weights = weight_EOI.unbind()
     biases = [None] * len(weights) if bias_EO is None else bias_EO.unbind()
-    if not is_for_onednn(x_SI, weight_EOI):
-        return torch.cat([F.linear(*one) for one in zip(split_rows(x_SI, ends), weights, biases)])
-    segments = _rounded_segments(x_SI, ends)
-    products = [onednn_linear(x, weights[e], biases[e]) for e, x, _ in segments]
-    return torch.cat([y[own] for y, (_, _, own) in zip(products, segments)])
+    if segments.rounded is None:
+        return torch.cat([F.linear(*one) for one in zip(segments.split(x_SI), weights, biases)])
+    pieces = list(zip(segments.split_rounded(x_SI), segments.rounded))
+    return segments.join_rounded(
+        [onednn_linear(x, weights[number], biases[number]) for x, (number, *_) in pieces]
+    )
 
 
 def feed_forward_segments(
     x_SD: torch.Tensor,
-    ends: Sequence[int],
+    segments: Segments,
     experts: Sequence[Expert],
     activation: torch.nn.Module,
 ) -> torch.Tensor:
@@ -139,17 +182,17 @@ def feed_forward_segments(
     One expert after the other, so that its hidden rows may stay in cache.
 
     Args:
-        x_SD: Rows (S, D) for which :func:`is_for_onednn` is true.
-        ends: Where each segment ends and the next one begins; the last is S.
+        x_SD: Rows (S, D).
+        segments: Which are whose, for oneDNN.
         experts: Their weights.
         activation: Of the hidden rows.
 
     Returns:
         (S, D).
     """
-    segments = _rounded_segments(x_SD, ends)
+    assert segments.rounded is not None
     outputs = []
-    for e, x, _ in segments:
-        w_1, b_1, w_2, b_2 = experts[e]
+    for x, (number, *_) in list(zip(segments.split_rounded(x_SD), segments.rounded)):
+        w_1, b_1, w_2, b_2 = experts[number]
         outputs.append(onednn_linear(onednn_linear(x, w_1, b_1, activation), w_2, b_2))
-    return torch.cat([y[own] for y, (_, _, own) in zip(outputs, segments)])
+    return segments.join_rounded(outputs)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
-from espnet_moe_share.experts.few_rows import feed_forward_segments, is_for_onednn, split_rows
+from espnet_moe_share.experts.few_rows import Segments, feed_forward_segments, find_segments
 from espnet_moe_share.experts.packed_weights import are_few, pack, unpack
 from espnet_moe_share.experts.segment_mm import gather_linear, linear_combine
 
@@ -112,8 +112,9 @@ def apply_sorted(
     if kernel == "segment_mm" and torch.is_grad_enabled():
         return _segment_mm(experts, x_RD, dispatch, ends, gates_NK)
     x_SD = dispatch.gather(x_RD)
-    y_SD = _loop(experts, x_SD, ends) if kernel == "loop" else _inference(experts, x_SD, ends)
-    return dispatch.combine(y_SD, gates_NK)
+    segments = find_segments(ends, x_SD, experts.w_1)
+    compute = _loop if kernel == "loop" else _inference
+    return dispatch.combine(compute(experts, x_SD, segments), gates_NK)
 
 
 def apply_dense(
@@ -139,8 +140,8 @@ def apply_dense(
     return y_ND
 
 
-def _loop(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    pieces = zip(split_rows(x_SD, ends), experts.unbind())
+def _loop(experts: "StackedExperts", x_SD: torch.Tensor, segments: Segments) -> torch.Tensor:
+    pieces = zip(segments.split(x_SD), experts.unbind())
     return torch.cat([experts.apply_one(x, weights) for x, weights in pieces])
 
 
@@ -156,23 +157,23 @@ def _segment_mm(
     w_1, b_1, w_2, b_2 = (
         weight.to(dtype) for weight in (experts.w_1, experts.b_1, experts.w_2, experts.b_2)
     )
-    hidden_SH = gather_linear(x_RD.to(dtype), w_1, b_1, dispatch, ends)
+    x_RD = x_RD.to(dtype)
+    segments = find_segments(ends, x_RD, w_1)
+    hidden_SH = gather_linear(x_RD, w_1, b_1, dispatch, segments)
     hidden_SH = experts.dropout(experts.activation(hidden_SH))
     gates_RK = dispatch.gates(gates_NK).to(dtype)
-    return linear_combine(hidden_SH, w_2, b_2, dispatch, ends, gates_RK)
+    return linear_combine(hidden_SH, w_2, b_2, dispatch, segments, gates_RK)
 
 
-def _inference(experts: "StackedExperts", x_SD: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    if experts.training or torch.is_autocast_enabled(x_SD.device.type):
-        return _loop(experts, x_SD, ends)
-    if not is_for_onednn(x_SD, experts.w_1):
-        return _loop(experts, x_SD, ends)
+def _inference(experts: "StackedExperts", x_SD: torch.Tensor, segments: Segments) -> torch.Tensor:
+    if experts.training or torch.is_autocast_enabled(x_SD.device.type) or segments.rounded is None:
+        return _loop(experts, x_SD, segments)
     weights = None
-    if are_few(x_SD.size(0), len(ends)):
+    if are_few(x_SD.size(0), len(segments.sizes)):
         weights = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
     if weights is None:
         weights = list(experts.unbind())
-    return feed_forward_segments(x_SD, ends, weights, experts.activation)
+    return feed_forward_segments(x_SD, segments, weights, experts.activation)
 
 
 def _grouped_mm(

@@ -11,7 +11,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from espnet_moe_share.experts.dispatch import Dispatch, add_choices, read_or_zero, weigh_choices
-from espnet_moe_share.experts.few_rows import linear_segments, split_rows
+from espnet_moe_share.experts.few_rows import Segments, linear_segments
 
 
 class _GatherLinear(torch.autograd.Function):
@@ -21,7 +21,7 @@ class _GatherLinear(torch.autograd.Function):
         x_RI: torch.Tensor,
         weight_EOI: torch.Tensor,
         bias_EO: torch.Tensor,
-        ends: Sequence[int],
+        segments: Segments,
         places_S: torch.Tensor,
         sorted_RK: torch.Tensor,
         missing: torch.Tensor | None,
@@ -30,8 +30,8 @@ class _GatherLinear(torch.autograd.Function):
         rows_S = places_S if top_k == 1 else places_S.div(top_k, rounding_mode="floor")
         x_SI = x_RI.index_select(0, rows_S)
         ctx.save_for_backward(x_SI, weight_EOI, sorted_RK, missing)
-        ctx.ends, ctx.top_k = ends, top_k
-        return linear_segments(x_SI, ends, weight_EOI, bias_EO)
+        ctx.segments, ctx.top_k = segments, top_k
+        return linear_segments(x_SI, segments, weight_EOI, bias_EO)
 
     @staticmethod
     @once_differentiable
@@ -39,7 +39,7 @@ class _GatherLinear(torch.autograd.Function):
         x_SI, weight_EOI, sorted_RK, missing = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_SI = linear_segments(grad_SO, ctx.ends, weight_EOI.mT)
+            grad_SI = linear_segments(grad_SO, ctx.segments, weight_EOI.mT)
             grad_x = add_choices(read_or_zero(grad_SI, sorted_RK, missing), ctx.top_k)
         return grad_x, *_parameter_gradients(ctx, grad_SO, x_SI, weight_EOI), *5 * (None,)
 
@@ -51,16 +51,16 @@ class _LinearCombine(torch.autograd.Function):
         x_SI: torch.Tensor,
         weight_EOI: torch.Tensor,
         bias_EO: torch.Tensor,
-        ends: Sequence[int],
+        segments: Segments,
         places_S: torch.Tensor,
         sorted_RK: torch.Tensor,
         missing: torch.Tensor | None,
         gates_RK: torch.Tensor,
     ) -> torch.Tensor:
-        y_SO = linear_segments(x_SI, ends, weight_EOI, bias_EO)
+        y_SO = linear_segments(x_SI, segments, weight_EOI, bias_EO)
         y = read_or_zero(y_SO, sorted_RK, missing)
         ctx.save_for_backward(x_SI, weight_EOI, places_S, y, gates_RK)
-        ctx.ends = ends
+        ctx.segments = segments
         return weigh_choices(y, gates_RK)
 
     @staticmethod
@@ -75,7 +75,7 @@ class _LinearCombine(torch.autograd.Function):
         grad_SO = grad_RKO.flatten(0, 1).index_select(0, places_S)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = linear_segments(grad_SO, ctx.ends, weight_EOI.mT)
+            grad_x = linear_segments(grad_SO, ctx.segments, weight_EOI.mT)
         of_parameters = _parameter_gradients(ctx, grad_SO, x_SI, weight_EOI)
         return grad_x, *of_parameters, *4 * (None,), grad_gates
 
@@ -85,15 +85,13 @@ def _parameter_gradients(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Gradients of weights (E, O, I) and biases (E, O), where they are needed."""
     _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    grads = split_rows(grad_SO, ctx.ends)
+    segments: Segments = ctx.segments
     grad_weight = grad_bias = None
     if needs_weight:
         grad_weight = torch.empty_like(weight_EOI)
-        _write_outer_products(grads, split_rows(x_SI, ctx.ends), grad_weight)
+        _write_outer_products(segments.split(grad_SO), segments.split(x_SI), grad_weight)
     if needs_bias:
-        grad_bias = grad_SO.new_empty(weight_EOI.shape[:2])
-        for grad, out in zip(grads, grad_bias.unbind()):
-            torch.sum(grad, dim=0, out=out)
+        grad_bias = segments.sum(grad_SO)
     return grad_weight, grad_bias
 
 
@@ -122,7 +120,7 @@ def gather_linear(
     weight_EOI: torch.Tensor,
     bias_EO: torch.Tensor,
     dispatch: Dispatch,
-    ends: Sequence[int],
+    segments: Segments,
 ) -> torch.Tensor:
     """Apply linear layer e to the rows that chose expert e.
 
@@ -133,14 +131,14 @@ def gather_linear(
         weight_EOI: Weights (E, O, I), O outputs; of the dtype of ``x_RI``.
         bias_EO: Biases (E, O).
         dispatch: Who goes where.
-        ends: Its ``ends_E``.
+        segments: Its segments.
 
     Returns:
         Of every choice (S, O), in the dispatch's order. A matrix without rows gets a gradient of
         zero.
     """
     of = (dispatch.places_S, dispatch.sorted_RK, dispatch.missing, dispatch.top_k)
-    return cast(torch.Tensor, _GatherLinear.apply(x_RI, weight_EOI, bias_EO, ends, *of))
+    return cast(torch.Tensor, _GatherLinear.apply(x_RI, weight_EOI, bias_EO, segments, *of))
 
 
 def linear_combine(
@@ -148,7 +146,7 @@ def linear_combine(
     weight_EOI: torch.Tensor,
     bias_EO: torch.Tensor,
     dispatch: Dispatch,
-    ends: Sequence[int],
+    segments: Segments,
     gates_RK: torch.Tensor,
 ) -> torch.Tensor:
     """Apply linear layer e to segment e of the rows, and add up each frame's, weighted by gates.
@@ -160,11 +158,11 @@ def linear_combine(
         weight_EOI: Weights (E, O, I); of the dtype of ``x_SI``.
         bias_EO: Biases (E, O).
         dispatch: Who goes where.
-        ends: Its ``ends_E``.
+        segments: Its segments.
         gates_RK: Gates of all rows (R, K), of the same dtype.
 
     Returns:
         (R, O), zero on padding and for frames whose choices were all dropped.
     """
     of = (dispatch.places_S, dispatch.sorted_RK, dispatch.missing, gates_RK)
-    return cast(torch.Tensor, _LinearCombine.apply(x_SI, weight_EOI, bias_EO, ends, *of))
+    return cast(torch.Tensor, _LinearCombine.apply(x_SI, weight_EOI, bias_EO, segments, *of))
