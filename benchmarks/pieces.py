@@ -6,15 +6,19 @@
 Products of as many rows as an expert gets: torch's own (MKL, where torch was built with it) beside
 oneDNN's, of a plain weight, of one that was packed before, and with the activation that follows
 (SiLU) in the same call or after it. The second layer's weights lie by columns, as in the experts.
-Gradients of a weight of D x H, written by rows and by columns. Rows of D moved to another order: by
-reading, by writing, and by adding. The two convolutions of ESPnet's input layer conv2d, with the
-channels of a place apart from each other, torch's order, and side by side ("channels last").
+Gradients of a weight of D x H, written by rows and by columns, to memory that is not in cache, with
+and without zeros written there before. Sums of an expert's rows, the gradients of biases. Rows of D
+moved to another order: by reading, by writing, and by adding. The two convolutions of ESPnet's
+input layer conv2d, with the channels of a place apart from each other, torch's order, and side by
+side ("channels last").
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle
+from typing import Any
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import Conv2dSubsampling
@@ -22,10 +26,10 @@ from interleaved import compare
 from report import add_threads, begin, markdown, parser, write_json
 from torch.nn import functional as F
 
-from espnet_moe_share.experts.few_rows import HAS_ONEDNN, onednn_linear
+from espnet_moe_share.experts.few_rows import HAS_ONEDNN, find_segments, onednn_linear
 from espnet_moe_share.experts.packed_weights import pack
 
-EXPERTS = 4
+EXPERTS, GRADIENTS = 4, 6
 Candidates = dict[str, Callable[[], object]]
 
 
@@ -56,13 +60,41 @@ def products(rows: int, inputs: int, outputs: int) -> Candidates:
 def weight_gradients(rows: int, inputs: int, outputs: int) -> Candidates:
     """Of ``outputs`` x ``inputs``, summed over ``rows`` for each expert."""
     x, grad = torch.randn(EXPERTS, rows, inputs), torch.randn(EXPERTS, rows, outputs)
-    by_rows = torch.empty(EXPERTS, outputs, inputs)
-    by_columns = torch.empty(EXPERTS, inputs, outputs)
+    # by turns, so that what is written has left the caches, as in a training step
+    by_rows = cycle(torch.empty(GRADIENTS, EXPERTS, outputs, inputs))
+    by_columns = cycle(torch.empty(GRADIENTS, EXPERTS, inputs, outputs))
+
+    def call(lefts: torch.Tensor, rights: torch.Tensor, outs: Any, zeros: bool) -> None:
+        for left, right, out in zip(lefts, rights, next(outs)):
+            if zeros:
+                out.zero_()
+            torch.mm(left.t(), right, out=out)
+
     return {
-        "by rows": lambda: [torch.mm(g.t(), y, out=out) for g, y, out in zip(grad, x, by_rows)],
-        "by columns": lambda: [
-            torch.mm(y.t(), g, out=out) for g, y, out in zip(grad, x, by_columns)
-        ],
+        "by rows": lambda: call(grad, x, by_rows, False),
+        "by rows, over zeros": lambda: call(grad, x, by_rows, True),
+        "by columns": lambda: call(x, grad, by_columns, False),
+        "by columns, over zeros": lambda: call(x, grad, by_columns, True),
+    }
+
+
+def sums(rows: int, size: int) -> Candidates:
+    """Of ``rows`` for each expert."""
+    x = torch.randn(EXPERTS * rows, size)
+    ends = [rows * (e + 1) for e in range(EXPERTS)]
+    lengths = torch.full((EXPERTS,), rows)
+    expert_S = torch.arange(EXPERTS).repeat_interleave(rows)
+
+    def one_by_one() -> None:
+        out = x.new_empty(EXPERTS, size)
+        for piece, y in zip(x.split(rows), out):
+            torch.sum(piece, dim=0, out=y)
+
+    return {
+        "one by one": one_by_one,
+        "embedding_bag": lambda: find_segments(ends, x, x.unsqueeze(0)).sum(x),
+        "one-hot product": lambda: F.one_hot(expert_S, EXPERTS).to(x.dtype).t() @ x,
+        "segment_reduce": lambda: torch.segment_reduce(x, "sum", lengths=lengths, axis=0),
     }
 
 
@@ -118,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"product, {hidden} to {size}": lambda rows: products(rows, hidden, size),
         f"gradient of {hidden} x {size}": lambda rows: weight_gradients(rows, size, hidden),
         f"gradient of {size} x {hidden}": lambda rows: weight_gradients(rows, hidden, size),
+        f"sums of rows of {hidden}": lambda rows: sums(rows, hidden),
         f"rows of {size} moved": lambda rows: moves(EXPERTS * rows, size),
     }
     per_utterance: dict[str, Callable[[int], Candidates]] = {

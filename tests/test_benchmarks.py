@@ -143,12 +143,14 @@ def test_pieces(run: Run) -> None:
     figures = run("pieces", *sizes, "--rounds", 1, "--threads", 1)["figures"]
     assert [figure["piece"] for figure in figures] == [
         *("product, 8 to 12", "product, 12 to 8", "gradient of 12 x 8", "gradient of 8 x 12"),
-        *("rows of 8 moved", "input layer, forward", "input layer, training step"),
+        *("sums of rows of 12", "rows of 8 moved"),
+        *("input layer, forward", "input layer, training step"),
     ]
     check(figures[0], "torch", "oneDNN")
-    check(figures[2], "by rows", "by columns")
-    check(figures[4], "index_select", "index_copy", "index_put", "index_add")
-    for figure in figures[5:]:
+    check(figures[2], "by rows", "by columns", "by rows, over zeros", "by columns, over zeros")
+    check(figures[4], "one by one", "embedding_bag", "one-hot product", "segment_reduce")
+    check(figures[5], "index_select", "index_copy", "index_put", "index_add")
+    for figure in figures[6:]:
         assert (figure["unit"], figure["count"]) == ("frames", 30)
         check(figure, "torch's order", "channels last")
 

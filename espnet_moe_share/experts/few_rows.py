@@ -16,6 +16,8 @@ _LEAST_PRODUCTS = 1 << 22
 _ROWS = 4
 # w_1 (H, D), b_1 (H,), w_2 (D, H) and b_2 (D,); w_1 may be in oneDNN's blocks
 Expert = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+# Number of a segment; first of the rows to multiply, how many; first of its own in these, how many
+Rounded = tuple[int, int, int, int, int]
 # Activations that it applies while it writes the result.
 _FUSED: dict[type, str] = {torch.nn.SiLU: "swish", torch.nn.ReLU: "relu"}
 
@@ -87,13 +89,13 @@ class Segments:
     Attributes:
         ends: Where each segment ends and the next one begins; the last is S.
         sizes: Number of rows of every segment.
-        rounded: Number of a segment that is not empty, first of the rows to multiply, how many
-            they are, first that is its own, and how many those are; None: not for oneDNN.
+        rounded: What oneDNN multiplies of the segments that are not empty; None: it does not.
     """
 
     ends: Sequence[int]
     sizes: list[int]
-    rounded: list[tuple[int, int, int, int, int]] | None
+    rounded: list[Rounded] | None
+    _bags: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def split(self, x_SI: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the segments of the rows (S, I)."""
@@ -102,24 +104,12 @@ class Segments:
     def sum(self, x_SI: torch.Tensor) -> torch.Tensor:
         """Return the sum of every segment's rows (E, I); zero of none."""
         # in half the time, and less, that sums one by one take (benchmarks/pieces.py)
-        rows_S = torch.arange(x_SI.size(0), device=x_SI.device)
-        offsets = torch.tensor([0, *self.ends], device=x_SI.device)
-        return F.embedding_bag(rows_S, x_SI, offsets, mode="sum", include_last_offset=True)
-
-    def split_rounded(self, x_SI: torch.Tensor) -> list[torch.Tensor]:
-        """Return the rows to multiply of every segment that is not empty.
-
-        All at once, before the products: between them, when weights have driven everything else
-        out of the caches, a line of Python takes several times as long.
-        """
-        assert self.rounded is not None
-        return [x_SI.narrow(0, first, rows) for _, first, rows, _, _ in self.rounded]
-
-    def join_rounded(self, products: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the products' own rows (S, O)."""
-        assert self.rounded is not None
-        pieces = zip(products, self.rounded)
-        return torch.cat([y.narrow(0, own, size) for y, (_, _, _, own, size) in pieces])
+        if self._bags is None:
+            rows_S = torch.arange(self.ends[-1], device=x_SI.device)
+            self._bags = rows_S, torch.tensor([0, *self.ends], device=x_SI.device)
+        mode_sum = 0
+        found = torch.embedding_bag(x_SI, *self._bags, False, mode_sum, False, None, True)
+        return found[0]
 
 
 def find_segments(ends: Sequence[int], x_SI: torch.Tensor, weight_EOI: torch.Tensor) -> Segments:
@@ -144,6 +134,20 @@ def find_segments(ends: Sequence[int], x_SI: torch.Tensor, weight_EOI: torch.Ten
     return Segments(ends, sizes, rounded)
 
 
+def _narrow(x_SI: torch.Tensor, rounded: Sequence[Rounded]) -> list[torch.Tensor]:
+    """Return the rows to multiply of every segment that is not empty.
+
+    All at once, before the products: between them, when weights have driven everything else out of
+    the caches, a line of Python takes several times as long.
+    """
+    return [x_SI.narrow(0, first, rows) for _, first, rows, _, _ in rounded]
+
+
+def _join(products: Sequence[torch.Tensor], rounded: Sequence[Rounded]) -> torch.Tensor:
+    """Return the products' own rows (S, O)."""
+    return torch.cat([y.narrow(0, own, n) for y, (_, _, _, own, n) in zip(products, rounded)])
+
+
 def linear_segments(
     x_SI: torch.Tensor,
     segments: Segments,
@@ -163,12 +167,12 @@ def linear_segments(
     """
     weights = weight_EOI.unbind()
     biases = [None] * len(weights) if bias_EO is None else bias_EO.unbind()
-    if segments.rounded is None:
+    rounded = segments.rounded
+    if rounded is None:
         return torch.cat([F.linear(*one) for one in zip(segments.split(x_SI), weights, biases)])
-    pieces = list(zip(segments.split_rounded(x_SI), segments.rounded))
-    return segments.join_rounded(
-        [onednn_linear(x, weights[number], biases[number]) for x, (number, *_) in pieces]
-    )
+    pieces = _narrow(x_SI, rounded)
+    products = [onednn_linear(x, weights[e], biases[e]) for x, (e, *_) in zip(pieces, rounded)]
+    return _join(products, rounded)
 
 
 def feed_forward_segments(
@@ -190,9 +194,10 @@ def feed_forward_segments(
     Returns:
         (S, D).
     """
-    assert segments.rounded is not None
+    rounded = segments.rounded
+    assert rounded is not None
     outputs = []
-    for x, (number, *_) in list(zip(segments.split_rounded(x_SD), segments.rounded)):
-        w_1, b_1, w_2, b_2 = experts[number]
+    for x, (e, *_) in zip(_narrow(x_SD, rounded), rounded):
+        w_1, b_1, w_2, b_2 = experts[e]
         outputs.append(onednn_linear(onednn_linear(x, w_1, b_1, activation), w_2, b_2))
-    return segments.join_rounded(outputs)
+    return _join(outputs, rounded)

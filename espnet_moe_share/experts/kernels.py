@@ -13,9 +13,9 @@
 ``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.nn import functional as F
@@ -24,7 +24,7 @@ from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
 from espnet_moe_share.experts.few_rows import Segments, feed_forward_segments, find_segments
 from espnet_moe_share.experts.packed_weights import are_few, pack, unpack
-from espnet_moe_share.experts.segment_mm import gather_linear, linear_combine
+from espnet_moe_share.experts.segment_mm import ACTIVATIONS, feed_forward
 
 if TYPE_CHECKING:
     from espnet_moe_share.experts.experts import StackedExperts
@@ -152,17 +152,18 @@ def _segment_mm(
     ends: list[int],
     gates_NK: torch.Tensor,
 ) -> torch.Tensor:
+    weights: Sequence[torch.Tensor] = experts.w_1, experts.b_1, experts.w_2, experts.b_2
     unpack(experts.w_1)
+    gates_RK = dispatch.gates(gates_NK)
     dtype = _autocast_dtype(x_RD)
-    w_1, b_1, w_2, b_2 = (
-        weight.to(dtype) for weight in (experts.w_1, experts.b_1, experts.w_2, experts.b_2)
-    )
-    x_RD = x_RD.to(dtype)
-    segments = find_segments(ends, x_RD, w_1)
-    hidden_SH = gather_linear(x_RD, w_1, b_1, dispatch, segments)
-    hidden_SH = experts.dropout(experts.activation(hidden_SH))
-    gates_RK = dispatch.gates(gates_NK).to(dtype)
-    return linear_combine(hidden_SH, w_2, b_2, dispatch, segments, gates_RK)
+    if not dtype == x_RD.dtype == gates_RK.dtype == weights[0].dtype:
+        x_RD, gates_RK, *weights = (one.to(dtype) for one in (x_RD, gates_RK, *weights))
+    segments = find_segments(ends, x_RD, weights[0])
+    activation = ACTIVATIONS.get(type(experts.activation))
+    if activation is None:
+        return dispatch.combine(_loop(experts, dispatch.gather(x_RD), segments), gates_NK)
+    rate = cast(float, experts.dropout.p) if experts.training else 0.0
+    return feed_forward(x_RD, weights, gates_RK, dispatch, segments, activation, rate)
 
 
 def _inference(experts: "StackedExperts", x_SD: torch.Tensor, segments: Segments) -> torch.Tensor:

@@ -57,6 +57,22 @@ def test_products_of_segments(dtype: torch.dtype, outputs: int) -> None:
         assert linear_segments(x[:0], none, weights, given).shape == (0, outputs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("ends", [[3, 3, 8], [0, 0, 5], [0, 0, 0]])
+def test_sums_of_segments(dtype: torch.dtype, ends: list[int]) -> None:
+    rows = ends[-1]
+    one = torch.randn(4, dtype=dtype)
+    for x in (
+        torch.randn(rows, 4, dtype=dtype),
+        torch.randn(4, rows, dtype=dtype).t(),
+        one.expand(rows, 4),
+    ):
+        segments = find_segments(ends, x, torch.zeros(3, 8, 4, dtype=dtype))
+        for _ in range(2):
+            expected = torch.stack([piece.sum(dim=0) for piece in segments.split(x)])
+            torch.testing.assert_close(segments.sum(x), expected)
+
+
 def test_what_a_neighbour_holds_does_not_matter() -> None:
     x = torch.randn(24, 128)
     x[:7], x[12:] = torch.nan, torch.inf
@@ -92,19 +108,42 @@ def test_a_layer_over_many_inputs(
     assert len(met) < 2 * 32
 
 
+def gradients(
+    layer: MixtureOfExperts, kernel: str, x: torch.Tensor, gradient: torch.Tensor
+) -> list[torch.Tensor | None]:
+    """Output and all gradients."""
+    layer.zero_grad()
+    inputs = x.clone().requires_grad_()
+    with expert_kernel(kernel):
+        y = layer(inputs)
+        y.backward(gradient)
+    return [y, inputs.grad, *(parameter.grad for parameter in layer.parameters())]
+
+
+@pytest.mark.parametrize("activation", [torch.nn.SiLU(), torch.nn.ReLU(), torch.nn.Tanh()])
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_gradients_are_those_of_plain_autograd(top_k: int) -> None:
+def test_gradients_are_those_of_plain_autograd(top_k: int, activation: torch.nn.Module) -> None:
     torch.manual_seed(0)
-    layer = MixtureOfExperts(128, 512, torch.nn.Dropout(0.0), torch.nn.SiLU(), 4, top_k)
+    layer = MixtureOfExperts(128, 512, torch.nn.Dropout(0.0), activation, 4, top_k)
     torch.nn.init.normal_(layer.router.weight)
     x, gradient = torch.randn(2, 37, 128), torch.randn(2, 37, 128)
-    found = []
-    for kernel in ("loop", "segment_mm"):
-        layer.zero_grad()
-        inputs = x.clone().requires_grad_()
-        with expert_kernel(kernel):
-            y = layer(inputs)
-            y.backward(gradient)
-        gradients = [parameter.grad for parameter in layer.parameters()]
-        found.append([y, inputs.grad, *gradients])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+    found, expected = (gradients(layer, kernel, x, gradient) for kernel in ("segment_mm", "loop"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_with_dropout(rate: float, training: bool) -> None:
+    torch.manual_seed(0)
+    # of one expert, for which the loop draws the same numbers
+    layer = MixtureOfExperts(128, 512, torch.nn.Dropout(rate), torch.nn.SiLU(), 1, 1)
+    layer.train(training)
+    x, gradient = torch.randn(2, 37, 128), torch.randn(2, 37, 128)
+    found, expected = [], []
+    for kernel, kept in (("segment_mm", found), ("loop", expected)):
+        torch.manual_seed(1)
+        kept += gradients(layer, kernel, x, gradient)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        dense = layer.eval()(x)
+    assert torch.allclose(dense, found[0], atol=1e-4) != training
