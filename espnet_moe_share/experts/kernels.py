@@ -3,8 +3,8 @@
 ======================  ============================================================================
 ``loop``                one expert after the other in plain autograd; any dtype and device. The
                         reference: the others are tested against it.
-``segment_mm``          the same products, by oneDNN where it is quicker; weight gradients of all
-                        experts are written into one tensor (:mod:`.segment_mm`).
+``segment_mm``          the same products, by oneDNN where it is quicker, in one function of
+                        autograd (:mod:`.segment_mm`); ``loop`` for an activation unknown to it.
 ``grouped_mm``          ``torch.nn.functional.grouped_mm``; never waits for a GPU, but computes
                         bfloat16 alone without a loop of its own.
 ``dense``               every expert on every frame: no shape depends on data, for exporting.
@@ -152,16 +152,18 @@ def _segment_mm(
     ends: list[int],
     gates_NK: torch.Tensor,
 ) -> torch.Tensor:
-    weights: Sequence[torch.Tensor] = experts.w_1, experts.b_1, experts.w_2, experts.b_2
     unpack(experts.w_1)
+    activation = ACTIVATIONS.get(type(experts.activation))
+    if activation is None:
+        x_SD = dispatch.gather(x_RD)
+        segments = find_segments(ends, x_SD, experts.w_1)
+        return dispatch.combine(_loop(experts, x_SD, segments), gates_NK)
+    weights: Sequence[torch.Tensor] = experts.w_1, experts.b_1, experts.w_2, experts.b_2
     gates_RK = dispatch.gates(gates_NK)
     dtype = _autocast_dtype(x_RD)
     if not dtype == x_RD.dtype == gates_RK.dtype == weights[0].dtype:
         x_RD, gates_RK, *weights = (one.to(dtype) for one in (x_RD, gates_RK, *weights))
     segments = find_segments(ends, x_RD, weights[0])
-    activation = ACTIVATIONS.get(type(experts.activation))
-    if activation is None:
-        return dispatch.combine(_loop(experts, dispatch.gather(x_RD), segments), gates_NK)
     rate = cast(float, experts.dropout.p) if experts.training else 0.0
     return feed_forward(x_RD, weights, gates_RK, dispatch, segments, activation, rate)
 

@@ -58,15 +58,17 @@ class _FeedForward(torch.autograd.Function):
             active_SH, kept_SH = torch.native_dropout(active_SH, dropout_rate, True)
         y_SD = linear_segments(active_SH, segments, w_2, b_2)
         y = read_or_zero(y_SD, sorted_RK, missing)
-        ctx.save_for_backward(x_SD, hidden_SH, active_SH, kept_SH, y, w_1, w_2, gates_RK)
-        ctx.others = places_S, sorted_RK, missing, segments, activation, dropout_rate
+        way = places_S, sorted_RK, missing
+        ctx.save_for_backward(x_SD, hidden_SH, active_SH, kept_SH, y, w_1, w_2, gates_RK, *way)
+        ctx.options = segments, activation, dropout_rate
         return weigh_choices(y, gates_RK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_RD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_SD, hidden_SH, active_SH, kept_SH, y, w_1, w_2, gates_RK = ctx.saved_tensors
-        places_S, sorted_RK, missing, segments, activation, dropout_rate = ctx.others
+        x_SD, hidden_SH, active_SH, kept_SH, y, w_1, w_2, gates_RK, *way = ctx.saved_tensors
+        places_S, sorted_RK, missing = way
+        segments, activation, dropout_rate = ctx.options
         needs_x, needs_w_1, needs_b_1, needs_w_2, needs_b_2, needs_gates = ctx.needs_input_grad[:6]
         grad_x = grad_w_1 = grad_b_1 = grad_gates = None
         gates, top_k = gates_RK, gates_RK.size(1)
