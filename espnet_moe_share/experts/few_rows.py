@@ -97,6 +97,28 @@ class Segments:
     rounded: list[Rounded] | None
     _bags: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    def linear(
+        self, x_SI: torch.Tensor, weight_EOI: torch.Tensor, bias_EO: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Multiply each segment of the rows (S, I) with its matrix, without gradient.
+
+        Args:
+            x_SI: Rows (S, I).
+            weight_EOI: (E, O, I), in any order in memory.
+            bias_EO: (E, O).
+
+        Returns:
+            (S, O).
+        """
+        weights = weight_EOI.unbind()
+        biases = [None] * len(weights) if bias_EO is None else bias_EO.unbind()
+        rounded = self.rounded
+        if rounded is None:
+            return torch.cat([F.linear(*one) for one in zip(self.split(x_SI), weights, biases)])
+        pieces = _narrow(x_SI, rounded)
+        products = [onednn_linear(x, weights[e], biases[e]) for x, (e, *_) in zip(pieces, rounded)]
+        return _join(products, rounded)
+
     def split(self, x_SI: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the segments of the rows (S, I)."""
         return x_SI.split(self.sizes)
@@ -146,33 +168,6 @@ def _narrow(x_SI: torch.Tensor, rounded: Sequence[Rounded]) -> list[torch.Tensor
 def _join(products: Sequence[torch.Tensor], rounded: Sequence[Rounded]) -> torch.Tensor:
     """Return the products' own rows (S, O)."""
     return torch.cat([y.narrow(0, own, n) for y, (_, _, _, own, n) in zip(products, rounded)])
-
-
-def linear_segments(
-    x_SI: torch.Tensor,
-    segments: Segments,
-    weight_EOI: torch.Tensor,
-    bias_EO: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Multiply each segment of rows with a matrix of its own, without gradient.
-
-    Args:
-        x_SI: Rows (S, I).
-        segments: Which are whose.
-        weight_EOI: (E, O, I), in any order in memory.
-        bias_EO: (E, O).
-
-    Returns:
-        (S, O).
-    """
-    weights = weight_EOI.unbind()
-    biases = [None] * len(weights) if bias_EO is None else bias_EO.unbind()
-    rounded = segments.rounded
-    if rounded is None:
-        return torch.cat([F.linear(*one) for one in zip(segments.split(x_SI), weights, biases)])
-    pieces = _narrow(x_SI, rounded)
-    products = [onednn_linear(x, weights[e], biases[e]) for x, (e, *_) in zip(pieces, rounded)]
-    return _join(products, rounded)
 
 
 def feed_forward_segments(

@@ -24,6 +24,7 @@ from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
 from espnet_moe_share.experts.few_rows import Segments, feed_forward_segments, find_segments
 from espnet_moe_share.experts.packed_weights import are_few, pack, unpack
+from espnet_moe_share.experts.padded_rows import MOST_PRODUCTS, PaddedRows, pad_rows
 from espnet_moe_share.experts.segment_mm import ACTIVATIONS, feed_forward
 
 if TYPE_CHECKING:
@@ -163,9 +164,11 @@ def _segment_mm(
     dtype = _autocast_dtype(x_RD)
     if not dtype == x_RD.dtype == gates_RK.dtype == weights[0].dtype:
         x_RD, gates_RK, *weights = (one.to(dtype) for one in (x_RD, gates_RK, *weights))
-    segments = find_segments(ends, x_RD, weights[0])
+    rows: Segments | PaddedRows | None = pad_rows(ends, x_RD, weights[0], MOST_PRODUCTS)
+    if rows is None:
+        rows = find_segments(ends, x_RD, weights[0])
     rate = cast(float, experts.dropout.p) if experts.training else 0.0
-    return feed_forward(x_RD, weights, gates_RK, dispatch, segments, activation, rate)
+    return feed_forward(x_RD, weights, gates_RK, dispatch, rows, activation, rate)
 
 
 def _inference(experts: "StackedExperts", x_SD: torch.Tensor, segments: Segments) -> torch.Tensor:

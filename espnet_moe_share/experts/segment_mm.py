@@ -3,6 +3,8 @@
 Where an expert gets a handful of rows, what lies between the matrix products takes as long as they
 do: nodes of the graph, operators, lines of Python. So there is one node, with as little in it as
 will do (benchmarks/README.md, what was tried).
+
+Letters beside the package's: P rows that are multiplied, which are the choices S or, padded, more.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from espnet_moe_share.experts.dispatch import Dispatch, add_choices, read_or_zero, weigh_choices
-from espnet_moe_share.experts.few_rows import Segments, linear_segments
+from espnet_moe_share.experts.few_rows import Segments
+from espnet_moe_share.experts.padded_rows import PaddedRows
 
 
 class Activation(NamedTuple):
@@ -42,33 +45,33 @@ class _FeedForward(torch.autograd.Function):
         w_2: torch.Tensor,
         b_2: torch.Tensor,
         gates_RK: torch.Tensor,
-        places_S: torch.Tensor,
-        sorted_RK: torch.Tensor,
+        places_P: torch.Tensor,
+        back_RK: torch.Tensor,
         missing: torch.Tensor | None,
-        segments: Segments,
+        rows: Segments | PaddedRows,
         activation: Activation,
         dropout_rate: float,
     ) -> torch.Tensor:
         top_k = gates_RK.size(1)
-        rows_S = places_S if top_k == 1 else places_S.div(top_k, rounding_mode="floor")
-        x_SD = x_RD.index_select(0, rows_S)
-        hidden_SH = linear_segments(x_SD, segments, w_1, b_1)
-        active_SH, kept_SH = activation.forward(hidden_SH), None
+        from_P = places_P if top_k == 1 else places_P.div(top_k, rounding_mode="floor")
+        x_PD = x_RD.index_select(0, from_P)
+        hidden_PH = rows.linear(x_PD, w_1, b_1)
+        active_PH, kept_PH = activation.forward(hidden_PH), None
         if dropout_rate > 0:
-            active_SH, kept_SH = torch.native_dropout(active_SH, dropout_rate, True)
-        y_SD = linear_segments(active_SH, segments, w_2, b_2)
-        y = read_or_zero(y_SD, sorted_RK, missing)
-        way = places_S, sorted_RK, missing
-        ctx.save_for_backward(x_SD, hidden_SH, active_SH, kept_SH, y, w_1, w_2, gates_RK, *way)
-        ctx.options = segments, activation, dropout_rate
+            active_PH, kept_PH = torch.native_dropout(active_PH, dropout_rate, True)
+        y_PD = rows.linear(active_PH, w_2, b_2)
+        y = read_or_zero(y_PD, back_RK, missing)
+        way = places_P, back_RK, missing
+        ctx.save_for_backward(x_PD, hidden_PH, active_PH, kept_PH, y, w_1, w_2, gates_RK, *way)
+        ctx.options = rows, activation, dropout_rate
         return weigh_choices(y, gates_RK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_RD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_SD, hidden_SH, active_SH, kept_SH, y, w_1, w_2, gates_RK, *way = ctx.saved_tensors
-        places_S, sorted_RK, missing = way
-        segments, activation, dropout_rate = ctx.options
+        x_PD, hidden_PH, active_PH, kept_PH, y, w_1, w_2, gates_RK, *way = ctx.saved_tensors
+        places_P, back_RK, missing = way
+        rows, activation, dropout_rate = ctx.options
         needs_x, needs_w_1, needs_b_1, needs_w_2, needs_b_2, needs_gates = ctx.needs_input_grad[:6]
         grad_x = grad_w_1 = grad_b_1 = grad_gates = None
         gates, top_k = gates_RK, gates_RK.size(1)
@@ -77,43 +80,47 @@ class _FeedForward(torch.autograd.Function):
             y = y.unflatten(0, (-1, top_k))
         if needs_gates:
             grad_gates = (grad_RD * y).sum(dim=-1).view_as(gates_RK)
-        grad_SD = (grad_RD * gates).flatten(0, -2).index_select(0, places_S)
+        grad_PD = (grad_RD * gates).flatten(0, -2).index_select(0, places_P)
         if needs_x or needs_w_1 or needs_b_1:
-            grad_SH = linear_segments(grad_SD, segments, w_2.mT)
-            if kept_SH is not None:
+            grad_PH = rows.linear(grad_PD, w_2.mT)
+            if kept_PH is not None:
                 scale = 1 / (1 - dropout_rate) if dropout_rate < 1 else 0.0
-                grad_SH = torch.ops.aten.native_dropout_backward.default(grad_SH, kept_SH, scale)
-            grad_SH = activation.backward(grad_SH, hidden_SH)
-        grad_w_2 = _weight_gradient(grad_SD, active_SH, segments, w_2) if needs_w_2 else None
-        grad_b_2 = segments.sum(grad_SD) if needs_b_2 else None
+                grad_PH = torch.ops.aten.native_dropout_backward.default(grad_PH, kept_PH, scale)
+            grad_PH = activation.backward(grad_PH, hidden_PH)
+        grad_w_2 = _weight_gradient(grad_PD, active_PH, rows, w_2) if needs_w_2 else None
+        grad_b_2 = rows.sum(grad_PD) if needs_b_2 else None
         if needs_w_1:
-            grad_w_1 = _weight_gradient(grad_SH, x_SD, segments, w_1)
+            grad_w_1 = _weight_gradient(grad_PH, x_PD, rows, w_1)
         if needs_b_1:
-            grad_b_1 = segments.sum(grad_SH)
+            grad_b_1 = rows.sum(grad_PH)
         if needs_x:
-            grad_SD = linear_segments(grad_SH, segments, w_1.mT)
-            grad_x = add_choices(read_or_zero(grad_SD, sorted_RK, missing), top_k)
+            grad_PD = rows.linear(grad_PH, w_1.mT)
+            grad_x = add_choices(read_or_zero(grad_PD, back_RK, missing), top_k)
         return grad_x, grad_w_1, grad_b_1, grad_w_2, grad_b_2, grad_gates, *6 * (None,)
 
 
 def _weight_gradient(
-    grad_SO: torch.Tensor, x_SI: torch.Tensor, segments: Segments, weight_EOI: torch.Tensor
+    grad_PO: torch.Tensor,
+    x_PI: torch.Tensor,
+    rows: Segments | PaddedRows,
+    weight_EOI: torch.Tensor,
 ) -> torch.Tensor:
-    """Return grad^T x of every segment (E, O, I), in the weight's order in memory.
+    """Return grad^T x of every expert's rows (E, O, I), in the weight's order in memory.
 
     Written to their place in one tensor; autograd over slices would copy them one more time.
     """
     grad_weight = out_EOI = torch.empty_like(weight_EOI)
     if weight_EOI.stride(2) != 1:
-        grad_SO, x_SI, out_EOI = x_SI, grad_SO, out_EOI.mT
-    grads, xs = [grad.t() for grad in segments.split(grad_SO)], segments.split(x_SI)
+        grad_PO, x_PI, out_EOI = x_PI, grad_PO, out_EOI.mT
+    grads, xs = [grad.t() for grad in rows.split(grad_PO)], rows.split(x_PI)
     on_cpu = out_EOI.device.type == "cpu"
-    for size, grad, x, out in zip(segments.sizes, grads, xs, out_EOI.unbind()):
+    for grad, x, out in zip(grads, xs, out_EOI.unbind()):
         # MKL writes block by block, to memory that is not in cache at half the speed
         # (benchmarks/pieces.py); zeros, in a row, bring it there.
-        if on_cpu or not size:
+        any_rows = x.size(0) > 0
+        if on_cpu or not any_rows:
             out.zero_()
-        if size:
+        if any_rows:
             torch.mm(grad, x, out=out)
     return grad_weight
 
@@ -123,7 +130,7 @@ def feed_forward(
     weights: Sequence[torch.Tensor],
     gates_RK: torch.Tensor,
     dispatch: Dispatch,
-    segments: Segments,
+    rows: Segments | PaddedRows,
     activation: Activation,
     dropout_rate: float,
 ) -> torch.Tensor:
@@ -137,7 +144,7 @@ def feed_forward(
             dtype of ``x_RD``.
         gates_RK: Gates of all rows (R, K), of the same dtype.
         dispatch: Who goes where.
-        segments: Its segments.
+        rows: How the choices' rows are laid out.
         activation: Of the hidden rows.
         dropout_rate: Of the activations; 0 draws no random numbers.
 
@@ -145,6 +152,9 @@ def feed_forward(
         (R, D), zero on padding and for frames whose choices were all dropped. An expert without
         rows gets a gradient of zero.
     """
-    way = dispatch.places_S, dispatch.sorted_RK, dispatch.missing
-    y = _FeedForward.apply(x_RD, *weights, gates_RK, *way, segments, activation, dropout_rate)
+    places_P, back_RK = dispatch.places_S, dispatch.sorted_RK
+    if isinstance(rows, PaddedRows):
+        places_P, back_RK = rows.places(places_P), rows.back(back_RK)
+    way = places_P, back_RK, dispatch.missing
+    y = _FeedForward.apply(x_RD, *weights, gates_RK, *way, rows, activation, dropout_rate)
     return cast(torch.Tensor, y)

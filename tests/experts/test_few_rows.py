@@ -11,7 +11,6 @@ from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.few_rows import (
     find_segments,
     is_for_onednn,
-    linear_segments,
     onednn_linear,
     rounded_segment,
 )
@@ -48,13 +47,13 @@ def test_products_of_segments(dtype: torch.dtype, outputs: int) -> None:
         few_rows.HAS_ONEDNN and dtype == torch.float32 and outputs == 512
     )
     for given in (None, biases):
-        y = linear_segments(x, find_segments(ends, x, weights), weights, given)
+        y = find_segments(ends, x, weights).linear(x, weights, given)
         assert y.shape == (24, outputs)
         for e, (begin, end) in enumerate(zip([0, *ends], ends)):
             expected = F.linear(x[begin:end], weights[e], None if given is None else given[e])
             torch.testing.assert_close(y[begin:end], expected)
         none = find_segments([0, 0, 0, 0], x, weights)
-        assert linear_segments(x[:0], none, weights, given).shape == (0, outputs)
+        assert none.linear(x[:0], weights, given).shape == (0, outputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -77,7 +76,7 @@ def test_what_a_neighbour_holds_does_not_matter() -> None:
     x = torch.randn(24, 128)
     x[:7], x[12:] = torch.nan, torch.inf
     weights = torch.randn(3, 512, 128)
-    y = linear_segments(x, find_segments([7, 12, 24], x, weights), weights)
+    y = find_segments([7, 12, 24], x, weights).linear(x, weights)
     torch.testing.assert_close(y[7:12], F.linear(x[7:12], weights[1]))
 
 
