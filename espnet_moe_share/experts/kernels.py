@@ -3,8 +3,9 @@
 ======================  ============================================================================
 ``loop``                one expert after the other in plain autograd; any dtype and device. The
                         reference: the others are tested against it.
-``segment_mm``          the same products, by oneDNN where it is quicker, in one function of
-                        autograd (:mod:`.segment_mm`); ``loop`` for an activation unknown to it.
+``segment_mm``          the same products, by oneDNN or all at once where that is quicker, in one
+                        function of autograd (:mod:`.segment_mm`); ``loop`` for an activation
+                        unknown to it.
 ``grouped_mm``          ``torch.nn.functional.grouped_mm``; never waits for a GPU, but computes
                         bfloat16 alone without a loop of its own.
 ``dense``               every expert on every frame: no shape depends on data, for exporting.

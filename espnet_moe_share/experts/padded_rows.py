@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-# Multiplications of an expert and a linear layer above which products one by one are as quick:
-# MKL's batched ones are slower than oneDNN's, but one call takes as long as a small product.
+# Multiplications of the busiest expert and a matrix. Above, products one by one are as quick: MKL's
+# batched ones take longer than oneDNN's, but what a call costs is paid once. In training only; in
+# inference oneDNN has packed weights (benchmarks/README.md, what was tried).
 MOST_PRODUCTS = 7_000_000
 # Rows beside those there are, at most.
 _MOST_PADDING = 2

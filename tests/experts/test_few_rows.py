@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from espnet_moe_share.experts import few_rows
+from espnet_moe_share.experts import few_rows, kernels
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.few_rows import (
     find_segments,
@@ -80,8 +80,13 @@ def test_what_a_neighbour_holds_does_not_matter() -> None:
     torch.testing.assert_close(y[7:12], F.linear(x[7:12], weights[1]))
 
 
-@pytest.mark.parametrize("pass_", ["training step", "inference"])
-@pytest.mark.parametrize(("size", "hidden_units", "least"), [(128, 512, 40), (96, 288, 700)])
+@pytest.mark.parametrize(
+    ("pass_", "size", "hidden_units", "least"),
+    [
+        *(("inference", 128, 512, 40), ("inference", 96, 288, 700)),
+        *(("training step", 128, 512, 700), ("training step", 96, 288, 1200)),
+    ],
+)
 def test_a_layer_over_many_inputs(
     pass_: str, size: int, hidden_units: int, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,9 +124,18 @@ def gradients(
     return [y, inputs.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
+@pytest.fixture(params=["padded", "one by one"])
+def few_or_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to multiply."""
+    if request.param == "one by one":
+        monkeypatch.setattr(kernels, "MOST_PRODUCTS", 0)
+
+
 @pytest.mark.parametrize("activation", [torch.nn.SiLU(), torch.nn.ReLU(), torch.nn.Tanh()])
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_gradients_are_those_of_plain_autograd(top_k: int, activation: torch.nn.Module) -> None:
+def test_gradients_are_those_of_plain_autograd(
+    few_or_many: None, top_k: int, activation: torch.nn.Module
+) -> None:
     torch.manual_seed(0)
     layer = MixtureOfExperts(128, 512, torch.nn.Dropout(0.0), activation, 4, top_k)
     torch.nn.init.normal_(layer.router.weight)
@@ -132,7 +146,7 @@ def test_gradients_are_those_of_plain_autograd(top_k: int, activation: torch.nn.
 
 @pytest.mark.parametrize("rate", [0.3, 1.0])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_with_dropout(rate: float, training: bool) -> None:
+def test_gradients_with_dropout(few_or_many: None, rate: float, training: bool) -> None:
     torch.manual_seed(0)
     # of one expert, for which the loop draws the same numbers
     layer = MixtureOfExperts(128, 512, torch.nn.Dropout(rate), torch.nn.SiLU(), 1, 1)
