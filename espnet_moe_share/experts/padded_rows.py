@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
+from espnet_moe_share.experts.few_rows import sum_rows
+
 # Multiplications of the busiest expert and a matrix. Above, products one by one are as quick: MKL's
 # batched ones take longer than oneDNN's, but what a call costs is paid once. In training only; in
 # inference oneDNN has packed weights (benchmarks/README.md, what was tried).
 MOST_PRODUCTS = 7_000_000
-# Rows beside those there are, at most.
-_MOST_PADDING = 2
+# Rows of all experts, those that fill up included, for one choice.
+_MOST_ROWS = 2
 
 
 @dataclass(slots=True)
@@ -24,14 +26,14 @@ class PaddedRows:
         sources_P: Which choice each row is.
         own_S: In which row each choice is, with its own expert.
         own: First row of each expert's own, and how many they are.
-        begins: Where each expert's choices begin, and S.
+        ends: Where each expert's choices end and the next one's begin; the last is S.
     """
 
     num_experts: int
     sources_P: torch.Tensor
     own_S: torch.Tensor
     own: list[tuple[int, int]]
-    begins: list[int]
+    ends: Sequence[int]
 
     def places(self, places_S: torch.Tensor) -> torch.Tensor:
         """Return the place that every row is read from (P,), of those of the choices."""
@@ -56,9 +58,7 @@ class PaddedRows:
 
     def sum(self, x_PI: torch.Tensor) -> torch.Tensor:
         """Return the sum of each expert's own rows (E, I); zero of none."""
-        offsets, mode_sum = torch.tensor(self.begins), 0
-        found = torch.embedding_bag(x_PI, self.own_S, offsets, False, mode_sum, False, None, True)
-        return found[0]
+        return sum_rows(x_PI, self.own_S, self.ends)
 
 
 def pad_rows(
@@ -79,20 +79,19 @@ def pad_rows(
     if x_SI.device.type != "cpu" or x_SI.dtype not in (torch.float32, torch.float64):
         return None
     num_experts, num_rows = len(ends), ends[-1]
-    begins = [0, *ends]
-    sizes = [end - begin for begin, end in zip(begins, ends)]
+    sizes = [end - begin for begin, end in zip([0, *ends], ends)]
     rows = max(sizes)
     if rows * weight_EOI[0].numel() > most_products or not num_rows:
         return None
-    if num_experts * rows > _MOST_PADDING * num_rows:
+    if num_experts * rows > _MOST_ROWS * num_rows:
         return None
     sources: list[int] = []
     own_rows: list[int] = []
     own = []
-    for number, (begin, size) in enumerate(zip(begins, sizes)):
+    for number, (begin, size) in enumerate(zip([0, *ends], sizes)):
         first = min(begin, num_rows - rows)
         sources += range(first, first + rows)
         first_own = number * rows + begin - first
         own_rows += range(first_own, first_own + size)
         own.append((first_own, size))
-    return PaddedRows(num_experts, torch.tensor(sources), torch.tensor(own_rows), own, begins)
+    return PaddedRows(num_experts, torch.tensor(sources), torch.tensor(own_rows), own, ends)
