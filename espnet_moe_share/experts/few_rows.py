@@ -14,7 +14,7 @@ LEAST_WEIGHTS = 1 << 16
 _LEAST_PRODUCTS = 1 << 22
 # It gets rows in multiples of this, and of a thirty-second to a sixteenth of larger numbers.
 _ROWS = 4
-# w_1 (H, D), b_1 (H,), w_2 (D, H) and b_2 (D,); w_1 may be in oneDNN's blocks
+# w_1 (H, D), b_1 (H,), w_2 (D, H) and b_2 (D,); weights may be in oneDNN's blocks
 Expert = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 # Number of a segment; first of the rows to multiply, how many; first of its own in these, how many
 Rounded = tuple[int, int, int, int, int]

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Dispatch
 from espnet_moe_share.experts.few_rows import Segments, feed_forward_segments, find_segments
-from espnet_moe_share.experts.packed_weights import are_few, pack, unpack
+from espnet_moe_share.experts.packed_weights import pack, unpack
 from espnet_moe_share.experts.padded_rows import MOST_PRODUCTS, PaddedRows, pad_rows
 from espnet_moe_share.experts.segment_mm import ACTIVATIONS, feed_forward
 
@@ -154,7 +154,7 @@ def _segment_mm(
     ends: list[int],
     gates_NK: torch.Tensor,
 ) -> torch.Tensor:
-    unpack(experts.w_1)
+    unpack(experts.w_1, experts.w_2)
     activation = ACTIVATIONS.get(type(experts.activation))
     if activation is None:
         x_SD = dispatch.gather(x_RD)
@@ -175,9 +175,7 @@ def _segment_mm(
 def _inference(experts: "StackedExperts", x_SD: torch.Tensor, segments: Segments) -> torch.Tensor:
     if experts.training or torch.is_autocast_enabled(x_SD.device.type) or segments.rounded is None:
         return _loop(experts, x_SD, segments)
-    weights = None
-    if are_few(x_SD.size(0), len(segments.sizes)):
-        weights = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
+    weights = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
     if weights is None:
         weights = list(experts.unbind())
     return feed_forward_segments(x_SD, segments, weights, experts.activation)

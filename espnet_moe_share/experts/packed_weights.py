@@ -1,9 +1,9 @@
-"""Experts in inference, with first weights in the blocks that oneDNN multiplies.
+"""Experts in inference, with weights in the blocks that oneDNN multiplies.
 
-A product with a plain matrix arranges the matrix in blocks first, which for the few rows that an
-expert gets takes as long as the product (benchmarks/pieces.py). In inference the matrices stay what
-they are, so that the blocks are kept, and layers that share experts share the blocks, too. Of the
-second weights, which lie by columns, blocks would save little.
+A product with a plain matrix arranges the matrix in blocks first, or reads it across its rows,
+which for the few rows that an expert gets takes as long as the product (benchmarks/pieces.py). In
+inference the matrices stay what they are, so that the blocks are kept, and layers that share
+experts share the blocks, too.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,26 @@ from espnet_moe_share.experts.few_rows import HAS_ONEDNN, LEAST_WEIGHTS, Expert
 
 # The operator by which torch.compile prepares linear layers for inference; not public.
 _HAS_REORDER = HAS_ONEDNN and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-# For more rows of each expert oneDNN is as quick with the plain weight, and for many quicker.
-_MOST_ROWS = 256
 
 
 @dataclass
 class _Packed:
     # Kept, so that no other tensor can come to lie where the packed one was.
     weight: torch.Tensor
-    version: int
-    address: int
+    state: tuple[int, int]
     matrices: tuple[torch.Tensor, ...]
-    # of b_1, w_2 and b_2, which `experts` are views of; layers may share w_1 alone
-    addresses: tuple[int, ...] = ()
-    experts: tuple[Expert, ...] = ()
 
 
-# Not in the module: it would be copied, pickled and moved with it, which blocks cannot be.
-_packed = WeakTensorKeyDictionary()
+@dataclass
+class _Experts:
+    state: tuple[int, ...]
+    packed: tuple[_Packed, _Packed]  # kept, likewise
+    experts: tuple[Expert, ...]
+
+
+# Not in the module: they would be copied, pickled and moved with it, which blocks cannot be.
+_packed = WeakTensorKeyDictionary()  # by weight
+_experts = WeakTensorKeyDictionary()  # by first weight, which layers may share alone
 
 
 def _can_be_packed(weight_EOI: torch.Tensor) -> bool:
@@ -48,47 +50,59 @@ def _can_be_packed(weight_EOI: torch.Tensor) -> bool:
 def pack(
     w_1: torch.Tensor, b_1: torch.Tensor, w_2: torch.Tensor, b_2: torch.Tensor
 ) -> Sequence[Expert] | None:
-    """Return the experts one by one, with ``w_1`` in blocks; they take as much memory again.
+    """Return the experts one by one, with weights in blocks; they take as much memory again.
 
-    Kept until ``w_1`` changes, is gone or is trained (:func:`unpack`). A change in place through
+    Kept until a weight changes, is gone or is trained (:func:`unpack`). A change in place through
     ``.data``, which torch does not count, is not seen before that.
 
     Args:
         w_1: Parameter (E, H, D).
         b_1: (E, H).
-        w_2: (E, D, H).
+        w_2: Parameter (E, D, H), in any order in memory.
         b_2: (E, D).
 
     Returns:
         For :func:`.few_rows.feed_forward_segments`. None where oneDNN does not multiply (another
-        device or dtype) or gains nothing (small weights), or where changes of the weight are not
+        device or dtype) or gains nothing (small weights), or where changes of a weight are not
         counted.
     """
     if torch.compiler.is_compiling():
         return None
     # This is asked in every call, so with as little as will do.
-    packed: _Packed | None = _packed.get(w_1)
-    if packed is None or packed.version != w_1._version or packed.address != w_1.data_ptr():
-        if not _can_be_packed(w_1):
+    found: _Experts | None = _experts.get(w_1)
+    if found is None or found.state != _state(w_1, b_1, w_2, b_2):
+        if not (_can_be_packed(w_1) and _can_be_packed(w_2)):
             return None
-        weight = w_1.detach()
+        packed = _pack_one(w_1), _pack_one(w_2)
+        biases = [bias.detach().unbind() for bias in (b_1, b_2)]
+        experts = tuple(zip(packed[0].matrices, biases[0], packed[1].matrices, biases[1]))
+        found = _experts[w_1] = _Experts(_state(w_1, b_1, w_2, b_2), packed, experts)
+    return found.experts
+
+
+def _state(
+    w_1: torch.Tensor, b_1: torch.Tensor, w_2: torch.Tensor, b_2: torch.Tensor
+) -> tuple[int, ...]:
+    """What tells whether blocks, and views of biases, are still theirs."""
+    weights = (w_1._version, w_1.data_ptr(), w_2._version, w_2.data_ptr())
+    return (*weights, b_1.data_ptr(), b_2.data_ptr())
+
+
+def _pack_one(parameter_EOI: torch.Tensor) -> _Packed:
+    packed: _Packed | None = _packed.get(parameter_EOI)
+    state = (parameter_EOI._version, parameter_EOI.data_ptr())
+    if packed is None or packed.state != state:
+        weight = parameter_EOI.detach()
         reorder = torch.ops.mkldnn._reorder_linear_weight
         matrices = tuple(reorder(matrix, None) for matrix in weight.unbind())
-        packed = _packed[w_1] = _Packed(weight, w_1._version, w_1.data_ptr(), matrices)
-    addresses = (b_1.data_ptr(), w_2.data_ptr(), b_2.data_ptr())
-    if packed.addresses != addresses:
-        others = [other.detach().unbind() for other in (b_1, w_2, b_2)]
-        packed.addresses, packed.experts = addresses, tuple(zip(packed.matrices, *others))
-    return packed.experts
+        packed = _packed[parameter_EOI] = _Packed(weight, state, matrices)
+    return packed
 
 
-def unpack(w_1: torch.Tensor) -> None:
+def unpack(w_1: torch.Tensor, w_2: torch.Tensor) -> None:
     """Forget the blocks, if there are any."""
     # asked in every training step, most of which have none
     if not torch.compiler.is_compiling() and _packed:
-        _packed.pop(w_1, None)
-
-
-def are_few(num_rows: int, num_experts: int) -> bool:
-    """Whether blocks are of use for so many rows of all experts together."""
-    return num_rows <= _MOST_ROWS * num_experts
+        _experts.pop(w_1, None)
+        for weight in (w_1, w_2):
+            _packed.pop(weight, None)

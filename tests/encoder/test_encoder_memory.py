@@ -8,6 +8,7 @@ import pytest
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.swish import Swish
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from espnet2.main_funcs.calculate_all_attentions import calculate_all_attentions
 from tiny_models import (
     ENCODERS,
@@ -116,6 +117,21 @@ def test_attention_is_plotted(name: str) -> None:
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:2]))
 
 
+def positions_of(model: Any) -> RelPositionalEncoding:
+    (found,) = [one for one in model.embed.modules() if isinstance(one, RelPositionalEncoding)]
+    return found
+
+
+@pytest.mark.parametrize("frames", [1, 999, 1000, 1001, 1700])
+def test_table_of_positions_grows(frames: int) -> None:
+    """Utterances that the table has room for and longer ones, and shorter ones after them."""
+    ours, theirs = (positions_of(model) for model in twins("conformer"))
+    assert ours.pe.size(1) == 1999 and theirs.pe.size(1) == 9999
+    for length in (frames, 20, frames):
+        x = torch.randn(2, length, ours.d_model)
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
 def activations(model: Any) -> list[type]:
     return [
         type(module)
@@ -138,3 +154,4 @@ def test_without_knobs_it_is_espnets() -> None:
         assert not any(order_of_convolutions(plain))
     assert all(kept_attention(plain))
     assert set(activations(plain)) == {Swish}
+    assert positions_of(plain).pe.size(1) == 9999

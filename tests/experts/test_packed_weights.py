@@ -11,7 +11,7 @@ from espnet_moe_share.experts import packed_weights
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.kernels import expert_kernel
 
-# large enough for oneDNN, and few enough rows
+# large enough for oneDNN
 FRAMES, SIZE, HIDDEN, EXPERTS = 60, 128, 512, 2
 
 
@@ -43,12 +43,17 @@ def test_after_a_change(layer: MixtureOfExperts) -> None:
     check(layer)
     layer.experts.w_1.data = torch.randn(EXPERTS, HIDDEN, SIZE)
     check(layer)
+    layer.experts.w_2.data = 0.1 * torch.randn(EXPERTS, SIZE, HIDDEN)
+    check(layer)
     layer.double().float()
     check(layer)
 
 
-def test_a_change_that_torch_does_not_count_is_seen_after_training(layer: MixtureOfExperts) -> None:
-    layer.experts.w_1.data.mul_(2)
+@pytest.mark.parametrize("name", ["w_1", "w_2"])
+def test_a_change_that_torch_does_not_count_is_seen_after_training(
+    layer: MixtureOfExperts, name: str
+) -> None:
+    getattr(layer.experts, name).data.mul_(2)
     layer.train()(torch.randn(1, FRAMES, SIZE))
     check(layer.eval())
 
@@ -61,41 +66,56 @@ def test_copies_and_files_have_their_own(layer: MixtureOfExperts) -> None:
     for other in (copied, torch.load(file, weights_only=False)):
         with torch.no_grad():
             other.experts.w_1.mul_(-1)
+            other.experts.w_2.mul_(-2)
         check(other)
     check(layer)
 
 
-def test_layers_that_share_their_experts_share_it(layer: MixtureOfExperts) -> None:
+def another(layer: MixtureOfExperts, *shared: str) -> MixtureOfExperts:
     other = MixtureOfExperts(SIZE, HIDDEN, torch.nn.Dropout(0.5), torch.nn.SiLU(), EXPERTS, 1)
-    other.experts.w_1 = layer.experts.w_1
+    for name in shared:
+        setattr(other.experts, name, getattr(layer.experts, name))
+    return other.eval()
+
+
+def test_layers_that_share_their_experts_share_it(layer: MixtureOfExperts) -> None:
     before = len(packed_weights._packed)
-    check(other.eval())
+    check(another(layer, "w_1", "b_1", "w_2", "b_2"))
     assert len(packed_weights._packed) == before
 
 
-def test_layers_that_share_the_first_weights_only(layer: MixtureOfExperts) -> None:
-    other = MixtureOfExperts(SIZE, HIDDEN, torch.nn.Dropout(0.5), torch.nn.SiLU(), EXPERTS, 1)
-    other.experts.w_1 = layer.experts.w_1
-    blocks = packed_weights._packed[layer.experts.w_1].matrices
+@pytest.mark.parametrize("shared", ["w_1", "w_2"])
+def test_layers_that_share_a_weight_share_its_blocks(layer: MixtureOfExperts, shared: str) -> None:
+    other = another(layer, shared)
+    check(other)
+    weights = [one.experts.get_parameter(name) for one in (layer, other) for name in ("w_1", "w_2")]
+    blocks = [packed_weights._packed[weight].matrices for weight in weights]
+    assert len({id(one) for one in blocks}) == 3
     for _ in range(2):
-        check(other.eval())
         check(layer)
-    assert packed_weights._packed[layer.experts.w_1].matrices is blocks
+        check(other)
+    assert all(packed_weights._packed[w].matrices is one for w, one in zip(weights, blocks))
 
 
-@pytest.mark.parametrize("name", ["b_1", "w_2", "b_2"])
-def test_other_weights_may_change_in_any_way(layer: MixtureOfExperts, name: str) -> None:
+@pytest.mark.parametrize("name", ["b_1", "b_2"])
+def test_biases_may_change_in_any_way(layer: MixtureOfExperts, name: str) -> None:
     weight = getattr(layer.experts, name)
     weight.data.mul_(-2)
     check(layer)
-    weight.data = torch.randn_like(weight)
-    check(layer)
-    setattr(layer.experts, name, torch.nn.Parameter(torch.randn_like(weight)))
-    check(layer)
+
+
+@pytest.mark.parametrize("name", ["w_1", "b_1", "w_2", "b_2"])
+def test_others_in_their_place(layer: MixtureOfExperts, name: str) -> None:
+    for _ in range(3):  # the next may come to lie where the last one was
+        weight = getattr(layer.experts, name)
+        setattr(layer.experts, name, torch.nn.Parameter(torch.randn_like(weight)))
+        del weight
+        gc.collect()
+        check(layer)
 
 
 def test_experts_without_rows_and_many_rows(layer: MixtureOfExperts) -> None:
-    for frames in (1, 3, packed_weights._MOST_ROWS * EXPERTS, packed_weights._MOST_ROWS * 4):
+    for frames in (1, 3, 600, 3000):
         x = torch.randn(1, frames, SIZE)
         with torch.no_grad():
             with expert_kernel("loop"):
@@ -109,10 +129,11 @@ def test_experts_without_rows_and_many_rows(layer: MixtureOfExperts) -> None:
 def test_goes_with_the_weights(layer: MixtureOfExperts) -> None:
     alone = copy.deepcopy(layer)
     check(alone)
-    before = len(packed_weights._packed)
+    before, experts_before = len(packed_weights._packed), len(packed_weights._experts)
     del alone
     gc.collect()
-    assert len(packed_weights._packed) == before - 1
+    assert len(packed_weights._packed) == before - 2
+    assert len(packed_weights._experts) == experts_before - 1
 
 
 def test_weights_without_a_count_of_changes() -> None:
