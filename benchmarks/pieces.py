@@ -47,7 +47,7 @@ def products(rows: int, inputs: int, outputs: int) -> Candidates:
     }
     if HAS_ONEDNN:
         candidates["oneDNN"] = lambda: [onednn_linear(*piece) for piece in pieces]
-    packed = pack(torch.nn.Parameter(weight), bias, weight.mT, bias)
+    packed = pack(torch.nn.Parameter(weight), bias, torch.nn.Parameter(weight.mT), bias)
     if packed is not None:
         ready = [(x, expert[0], bias) for (x, _, bias), expert in zip(pieces, packed)]
         candidates |= {

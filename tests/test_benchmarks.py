@@ -139,14 +139,17 @@ def test_expert_layer(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pieces(run: Run) -> None:
-    sizes = ("--size", 8, "--hidden_units", 12, "--rows", 3, "--mels", 20, "--frames", 30)
+    # large enough for oneDNN to pack
+    sizes = ("--size", 128, "--hidden_units", 512, "--rows", 3, "--mels", 20, "--frames", 30)
     figures = run("pieces", *sizes, "--rounds", 1, "--threads", 1)["figures"]
     assert [figure["piece"] for figure in figures] == [
-        *("product, 8 to 12", "product, 12 to 8", "gradient of 12 x 8", "gradient of 8 x 12"),
-        *("sums of rows of 12", "rows of 8 moved"),
+        *("product, 128 to 512", "product, 512 to 128"),
+        *("gradient of 512 x 128", "gradient of 128 x 512"),
+        *("sums of rows of 512", "rows of 128 moved"),
         *("input layer, forward", "input layer, training step"),
     ]
-    check(figures[0], "torch", "oneDNN")
+    for figure in figures[:2]:
+        check(figure, "torch", "torch, then SiLU", "oneDNN", "packed", "packed, with SiLU")
     check(figures[2], "by rows", "by columns", "by rows, over zeros", "by columns, over zeros")
     check(figures[4], "one by one", "embedding_bag", "one-hot product", "segment_reduce")
     check(figures[5], "index_select", "index_copy", "index_put", "index_add")

@@ -6,7 +6,7 @@ inference the matrices stay what they are, so that the blocks are kept, and laye
 experts share the blocks, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from espnet_moe_share.experts.few_rows import HAS_ONEDNN, LEAST_WEIGHTS, Expert
 
 # The operator by which torch.compile prepares linear layers for inference; not public.
 _HAS_REORDER = HAS_ONEDNN and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+# Numbers that a copy has room for beside a matrix, as blocks begin at multiples of 64 bytes.
+_SLACK = 1024
 
 
 @dataclass
@@ -94,9 +96,24 @@ def _pack_one(parameter_EOI: torch.Tensor) -> _Packed:
     if packed is None or packed.state != state:
         weight = parameter_EOI.detach()
         reorder = torch.ops.mkldnn._reorder_linear_weight
-        matrices = tuple(reorder(matrix, None) for matrix in weight.unbind())
+        matrices = tuple(reorder(matrix, None) for matrix in _by_rows(weight))
         packed = _packed[parameter_EOI] = _Packed(weight, state, matrices)
     return packed
+
+
+def _by_rows(weight_EOI: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the matrices with their rows side by side in memory; one is gone with the next.
+
+    oneDNN would make these copies itself, and each would leave a hole in the heap, a few bytes too
+    small for the blocks of the next matrix.
+    """
+    matrix = weight_EOI[0]
+    if matrix.is_contiguous():
+        yield from weight_EOI.unbind()
+        return
+    space = matrix.new_empty(matrix.numel() + _SLACK)[: matrix.numel()].view_as(matrix)
+    for matrix in weight_EOI.unbind():
+        yield space.copy_(matrix)
 
 
 def unpack(w_1: torch.Tensor, w_2: torch.Tensor) -> None:
