@@ -12,8 +12,9 @@ _linear_pointwise = torch.ops.mkldnn._linear_pointwise.default if HAS_ONEDNN els
 # Below both, its start costs more than it saves.
 LEAST_WEIGHTS = 1 << 16
 _LEAST_PRODUCTS = 1 << 22
-# It gets rows in multiples of this, and of a thirty-second to a sixteenth of larger numbers.
-_ROWS = 4
+# It gets rows in multiples of the first, above so many of the second, and of a thirty-second to a
+# sixteenth of larger numbers.
+_ROWS, _FEW, _MORE_ROWS = 4, 64, 8
 # w_1 (H, D), b_1 (H,), w_2 (D, H) and b_2 (D,); weights may be in oneDNN's blocks
 Expert = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 # Number of a segment; first of the rows to multiply, how many; first of its own in these, how many
@@ -35,7 +36,8 @@ def rounded_segment(begin: int, end: int, size: int) -> tuple[int, int]:
         size: Number of rows that there are, S.
     """
     rows = end - begin
-    step = max(_ROWS, 1 << max(0, (rows - 1).bit_length() - 5))
+    least = _ROWS if rows <= _FEW else _MORE_ROWS
+    step = max(least, 1 << max(0, (rows - 1).bit_length() - 5))
     rounded = min(-(-rows // step) * step, size)
     first = min(begin, size - rounded)
     return first, first + rounded
