@@ -17,7 +17,7 @@ from espnet_moe_share.experts.few_rows import (
 from espnet_moe_share.experts.kernels import expert_kernel
 
 
-@pytest.mark.parametrize("size", [1, 5, 70, 3000])
+@pytest.mark.parametrize("size", [1, 5, 70, 300, 3000])
 def test_the_segment_is_in_it(size: int) -> None:
     ends = {0, 1, size // 3, size // 2, size - 1, size}
     for begin in ends:

@@ -49,6 +49,13 @@ def test_after_a_change(layer: MixtureOfExperts) -> None:
     check(layer)
 
 
+@pytest.mark.parametrize("name", ["w_1", "b_1", "w_2", "b_2"])
+def test_after_a_change_of_one(layer: MixtureOfExperts, name: str) -> None:
+    with torch.no_grad():
+        getattr(layer.experts, name).mul_(-2)
+    check(layer)
+
+
 @pytest.mark.parametrize("name", ["w_1", "w_2"])
 def test_a_change_that_torch_does_not_count_is_seen_after_training(
     layer: MixtureOfExperts, name: str
