@@ -22,7 +22,7 @@ from memory import give_back, kilobytes
 from report import add_threads, begin, markdown, parser, write_json
 from torch.nn import functional as F
 
-from espnet_moe_share.experts.few_rows import HAS_ONEDNN, onednn_linear
+from espnet_moe_share.experts.onednn import HAS_ONEDNN, onednn_linear
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 PRODUCTS: dict[str, Product] = {"torch": F.linear}

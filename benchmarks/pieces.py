@@ -5,12 +5,13 @@
 
 Products of as many rows as an expert gets: torch's own (MKL, where torch was built with it) beside
 oneDNN's, of a plain weight, of one that was packed before, and with the activation that follows
-(SiLU) in the same call or after it. The second layer's weights lie by columns, as in the experts.
-Gradients of a weight of D x H, written by rows and by columns, to memory that is not in cache, with
-and without zeros written there before. Sums of an expert's rows, the gradients of biases. Rows of D
-moved to another order: by reading, by writing, and by adding. The two convolutions of ESPnet's
-input layer conv2d, with the channels of a place apart from each other, torch's order, and side by
-side ("channels last").
+(SiLU) in the same call or after it; and one batched product of all experts. The second layer's
+weights lie by columns, as in the experts. Gradients of a weight of D x H, written by rows and by
+columns, to memory that is not in cache, with and without zeros written there before, and all
+experts' as one batched product. Sums of an expert's rows, the gradients of biases. Rows of D moved
+to another order: by reading, by writing, and by adding. The two convolutions of ESPnet's input
+layer conv2d, with the channels of a place apart from each other, torch's order, and side by side
+("channels last").
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from interleaved import compare
 from report import add_threads, begin, markdown, parser, write_json
 from torch.nn import functional as F
 
-from espnet_moe_share.experts.few_rows import HAS_ONEDNN, find_segments, onednn_linear
+from espnet_moe_share.experts.expert_rows import batched_rows, own_rows
+from espnet_moe_share.experts.onednn import HAS_ONEDNN, onednn_linear
 from espnet_moe_share.experts.packed_weights import pack
 
 EXPERTS, GRADIENTS = 4, 6
@@ -41,9 +43,11 @@ def products(rows: int, inputs: int, outputs: int) -> Candidates:
         weight = weight.mT.contiguous().mT
     silu = torch.nn.SiLU()
     pieces = list(zip(x, weight, bias))
+    batch = batched_rows([rows * (e + 1) for e in range(EXPERTS)])
     candidates: Candidates = {
         "torch": lambda: [F.linear(*piece) for piece in pieces],
         "torch, then SiLU": lambda: [silu(F.linear(*piece)) for piece in pieces],
+        "one batch": lambda: batch.linear(x.flatten(0, 1), weight, bias),
     }
     if HAS_ONEDNN:
         candidates["oneDNN"] = lambda: [onednn_linear(*piece) for piece in pieces]
@@ -52,6 +56,9 @@ def products(rows: int, inputs: int, outputs: int) -> Candidates:
         ready = [(x, expert[0], bias) for (x, _, bias), expert in zip(pieces, packed)]
         candidates |= {
             "packed": lambda: [onednn_linear(*piece) for piece in ready],
+            "packed, then SiLU": lambda: [
+                F.silu(onednn_linear(*piece), inplace=True) for piece in ready
+            ],
             "packed, with SiLU": lambda: [onednn_linear(*piece, silu) for piece in ready],
         }
     return candidates
@@ -70,11 +77,16 @@ def weight_gradients(rows: int, inputs: int, outputs: int) -> Candidates:
                 out.zero_()
             torch.mm(left.t(), right, out=out)
 
+    def batch(left: torch.Tensor, right: torch.Tensor, outs: Any) -> None:
+        torch.bmm(left.mT, right, out=next(outs))
+
     return {
         "by rows": lambda: call(grad, x, by_rows, False),
         "by rows, over zeros": lambda: call(grad, x, by_rows, True),
         "by columns": lambda: call(x, grad, by_columns, False),
         "by columns, over zeros": lambda: call(x, grad, by_columns, True),
+        "one batch, by rows": lambda: batch(grad, x, by_rows),
+        "one batch, by columns": lambda: batch(x, grad, by_columns),
     }
 
 
@@ -92,7 +104,7 @@ def sums(rows: int, size: int) -> Candidates:
 
     return {
         "one by one": one_by_one,
-        "embedding_bag": lambda: find_segments(ends, x, x.unsqueeze(0)).sum(x),
+        "embedding_bag": lambda: own_rows(ends).sum(x),
         "one-hot product": lambda: F.one_hot(expert_S, EXPERTS).to(x.dtype).t() @ x,
         "segment_reduce": lambda: torch.segment_reduce(x, "sum", lengths=lengths, axis=0),
     }

@@ -110,7 +110,12 @@ def _processor() -> str:
     except OSError:
         return "unknown"
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else "unknown"
+    if not names:
+        return "unknown"
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    # which kernels there are depends on it, and a virtual machine's name for a processor hides it
+    vectors = ", AVX-512" if "avx512f" in flags else ", AVX2" if "avx2" in flags else ""
+    return f"{len(names)} x {names[0]}{vectors}"
 
 
 def header(program: str, arguments: Sequence[str], threads: int | None = None) -> dict[str, Any]:

@@ -149,8 +149,11 @@ def test_pieces(run: Run) -> None:
         *("input layer, forward", "input layer, training step"),
     ]
     for figure in figures[:2]:
-        check(figure, "torch", "torch, then SiLU", "oneDNN", "packed", "packed, with SiLU")
-    check(figures[2], "by rows", "by columns", "by rows, over zeros", "by columns, over zeros")
+        check(figure, "torch", "torch, then SiLU", "one batch")
+        check(figure, "torch", "oneDNN", "packed", "packed, then SiLU", "packed, with SiLU")
+    for figure in figures[2:4]:
+        check(figure, "by rows", "by columns", "by rows, over zeros", "by columns, over zeros")
+        check(figure, "by rows", "one batch, by rows", "one batch, by columns")
     check(figures[4], "one by one", "embedding_bag", "one-hot product", "segment_reduce")
     check(figures[5], "index_select", "index_copy", "index_put", "index_add")
     for figure in figures[6:]:

@@ -1,98 +1,101 @@
 """Frames to their experts and back, with one sort.
 
 Letters beside the package's: R rows of the layer's input (B * T, padding included), S choices that
-are computed (N * K without those dropped), in the order of their experts.
-
-All rows are moved by reading them from where they are (``index_select``), forward and backward.
-Writing them to where they belong (``index_copy``, ``index_put``, ``masked_scatter``) takes a CPU
-several times as long (benchmarks/pieces.py), and adding them there is done in another order in
-every run on a GPU.
+are computed (N * K without those dropped), in the order of their experts, P rows that experts
+multiply (:mod:`.expert_rows`). A place is the r * K + k of the k-th choice of the frame in row r.
 """
 
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
 
 import torch
-from torch.autograd.function import once_differentiable
 
-# Set on the mask that ESPnet hands from layer to layer, so that its frames are looked up, which
-# waits for a GPU, once for all of them.
-_ATTRIBUTE = "_espnet_moe_share_frames"
-_MANY_PLACES = 1 << 10
+from espnet_moe_share.experts.expert_rows import ExpertRows, Window
+from espnet_moe_share.experts.frames import Frames, read, read_or_zero, restore
+
+# As many choices are sorted in Python, whose lines take less time than operators of torch that have
+# left the caches since the last layer (benchmarks/README.md, what was tried).
+FEW_CHOICES = 256
 
 
-@dataclass(frozen=True)
-class Frames:
-    """Which rows are frames and which are padding.
+@dataclass(slots=True)
+class Choices:
+    """What the router chose, and what of it is to be computed.
 
     Attributes:
-        rows_N: Rows of the frames (N,), rising.
-        padding: The other rows (R - N,).
-        num_rows: R.
+        expert_ids_NK: Chosen experts (N, K).
+        gates_NK: Their gates (N, K).
+        num_experts: E.
+        dropped_NK: True on choices that are not to be computed (N, K); None: all are.
+        frames: Where the frames are among the rows; None: N = R, every row is one.
     """
 
-    rows_N: torch.Tensor
-    padding: torch.Tensor
-    num_rows: int
-
-    @cached_property
-    def frames_R(self) -> torch.Tensor:
-        """Number of the frame in every row (R,); 0 on padding."""
-        frames_N = torch.arange(self.rows_N.numel(), device=self.rows_N.device)
-        return self.rows_N.new_zeros(self.num_rows).index_copy_(0, self.rows_N, frames_N)
-
-    def take(self, x_RD: torch.Tensor) -> torch.Tensor:
-        """Return the frames (N, D) among the rows (R, D)."""
-        return _read(x_RD, self.rows_N, self.frames_R, self.padding)
-
-    def put(self, y_ND: torch.Tensor) -> torch.Tensor:
-        """Return rows (R, D) with the frames (N, D) in them, and zero on padding."""
-        return _restore(y_ND, self.rows_N, self.frames_R, self.padding)
+    expert_ids_NK: torch.Tensor
+    gates_NK: torch.Tensor
+    num_experts: int
+    dropped_NK: torch.Tensor | None
+    frames: Frames | None
 
 
-def find_frames(mask: torch.Tensor) -> Frames | None:
-    """Look up which rows are frames.
+@dataclass(slots=True)
+class Dispatch:
+    """Which frame goes to which expert.
 
-    Args:
-        mask: Bool of R elements in any shape, True on frames. It must not be changed later.
-
-    Returns:
-        None if all are.
+    Attributes:
+        frames: Where the frames are; None: every row is one.
+        places_P: The place that every row to multiply is read from.
+        back_RK: The row of every place's result (R * K,); 0 where there is none.
+        missing: Places where there is none; None: each has one.
+        top_k: K.
+        ends_E: Expert e's choices end before this one, where those of e + 1 begin; int64. None
+            where ``rows`` has them.
+        rows: What the experts multiply; None: their choices, P = S.
     """
-    if not hasattr(mask, _ATTRIBUTE):
-        valid = mask.flatten()
-        rows_N = valid.nonzero().squeeze(1)
-        complete = rows_N.numel() == valid.numel()
-        padding = (~valid).nonzero().squeeze(1)
-        setattr(mask, _ATTRIBUTE, None if complete else Frames(rows_N, padding, valid.numel()))
-    return cast(Frames | None, getattr(mask, _ATTRIBUTE))
 
+    frames: Frames | None
+    places_P: torch.Tensor
+    back_RK: torch.Tensor
+    missing: torch.Tensor | None
+    top_k: int
+    ends_E: torch.Tensor | None
+    rows: ExpertRows | None
 
-def _read(
-    x: torch.Tensor, sources: torch.Tensor, back: torch.Tensor, missing: torch.Tensor | None
-) -> torch.Tensor:
-    if not torch.is_grad_enabled():
-        return x.index_select(0, sources)
-    return cast(torch.Tensor, _Read.apply(x, sources, back, missing))
+    def sources(self) -> torch.Tensor:
+        """Return the row r of the input that every row to multiply is read from (P,)."""
+        if self.top_k == 1:
+            return self.places_P
+        return self.places_P.div(self.top_k, rounding_mode="floor")
 
+    def gather(self, x_RD: torch.Tensor) -> torch.Tensor:
+        """Return the input of every choice (S, D); for rows that are not filled up."""
+        if self.top_k > 1:
+            # a frame's gradient is then the sum over its choices, always in the same order
+            x_RD = x_RD.unsqueeze(1).expand(-1, self.top_k, -1).flatten(0, 1)
+        return read(x_RD, self.places_P, self.back_RK, self.missing)
 
-def _restore(
-    y: torch.Tensor, sources: torch.Tensor, back: torch.Tensor, missing: torch.Tensor | None
-) -> torch.Tensor:
-    if not torch.is_grad_enabled():
-        return read_or_zero(y, back, missing)
-    return cast(torch.Tensor, _Restore.apply(y, sources, back, missing))
+    def gates(self, gates_NK: torch.Tensor) -> torch.Tensor:
+        """Return the gates of all rows (R, K), zero on padding."""
+        return gates_NK if self.frames is None else self.frames.put(gates_NK)
 
+    def combine(self, y_SD: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor:
+        """Add up the outputs of each frame's choices, weighted by their gates.
 
-def read_or_zero(
-    x: torch.Tensor, sources: torch.Tensor, missing: torch.Tensor | None
-) -> torch.Tensor:
-    """Return rows of ``x`` by number, and zero where one is ``missing``; without gradient."""
-    if x.size(0) == 0:
-        return x.new_zeros(sources.numel(), *x.shape[1:])
-    y = x.index_select(0, sources)
-    return y if missing is None else y.index_fill_(0, missing, 0)
+        Args:
+            y_SD: What :meth:`gather`'s rows became.
+            gates_NK: Gates of the choices (N, K).
+
+        Returns:
+            (R, D), zero on padding and for frames whose choices were all dropped.
+        """
+        y = restore(y_SD, self.places_P, self.back_RK, self.missing)
+        return weigh_choices(y, self.gates(gates_NK).to(y.dtype))
+
+    def combine_without_gradient(self, y_PD: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor:
+        """What :meth:`combine` does, of rows that may be filled up."""
+        y = read_or_zero(y_PD, self.back_RK, self.missing)
+        gates_RK = self.gates(gates_NK).to(y.dtype)
+        return add_choices(y.mul_(gates_RK.reshape(-1, 1)), self.top_k)
 
 
 def add_choices(y: torch.Tensor, top_k: int) -> torch.Tensor:
@@ -105,106 +108,30 @@ def weigh_choices(y: torch.Tensor, gates_RK: torch.Tensor) -> torch.Tensor:
     return add_choices(y * gates_RK.reshape(-1, 1), gates_RK.size(1))
 
 
-class _Read(torch.autograd.Function):
-    """Rows by number. ``back`` says where each row of the input went; ``missing`` went nowhere."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        sources: torch.Tensor,
-        back: torch.Tensor,
-        missing: torch.Tensor | None,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(back, missing)
-        return x.index_select(0, sources)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return read_or_zero(grad, *ctx.saved_tensors), None, None, None
-
-
-class _Restore(torch.autograd.Function):
-    """The reverse of :class:`_Read`, with the same arguments."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        y: torch.Tensor,
-        sources: torch.Tensor,
-        back: torch.Tensor,
-        missing: torch.Tensor | None,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(sources)
-        return read_or_zero(y, back, missing)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (sources,) = ctx.saved_tensors
-        return grad.index_select(0, sources), None, None, None
-
-
-@dataclass(slots=True)
-class Dispatch:
-    """Which frame goes to which expert.
-
-    Attributes:
-        frames: Where the frames are; None: every row is one.
-        places_S: The choices by expert, within an expert by frame: r * K + k for the k-th choice
-            of the frame in row r.
-        sorted_RK: For each r * K + k its place in S; 0 where there is none (R * K,).
-        missing: The r * K + k where there is none; None: each has one.
-        ends_E: Expert e's choices end before this place in S, where those of e + 1 begin; int64.
-        top_k: K.
-    """
-
-    frames: Frames | None
-    places_S: torch.Tensor
-    sorted_RK: torch.Tensor
-    missing: torch.Tensor | None
-    ends_E: torch.Tensor
-    top_k: int
-
-    def gather(self, x_RD: torch.Tensor) -> torch.Tensor:
-        """Return the input of every choice (S, D)."""
-        if self.top_k > 1:
-            # a frame's gradient is then the sum over its choices, always in the same order
-            x_RD = x_RD.unsqueeze(1).expand(-1, self.top_k, -1).flatten(0, 1)
-        return _read(x_RD, self.places_S, self.sorted_RK, self.missing)
-
-    def gates(self, gates_NK: torch.Tensor) -> torch.Tensor:
-        """Return the gates of all rows (R, K), zero on padding."""
-        return gates_NK if self.frames is None else self.frames.put(gates_NK)
-
-    def combine(self, y_SD: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor:
-        """Add up the outputs of each frame's choices, weighted by their gates.
-
-        Returns:
-            (R, D), zero on padding and for frames whose choices were all dropped.
-        """
-        y = _restore(y_SD, self.places_S, self.sorted_RK, self.missing)
-        return weigh_choices(y, self.gates(gates_NK).to(y.dtype))
-
-
 def plan_dispatch(
-    expert_ids_NK: torch.Tensor,
-    num_experts: int,
-    frames: Frames | None,
-    dropped_NK: torch.Tensor | None = None,
+    choices: Choices, lay_out: Callable[[list[int]], ExpertRows] | None = None
 ) -> Dispatch:
-    """Sort the choices by expert.
+    """Sort the choices by expert, within an expert by frame.
 
-    Waits for a GPU only where choices are dropped.
+    Waits for a GPU only where choices are dropped or rows laid out.
 
     Args:
-        expert_ids_NK: Chosen experts (N, K).
-        num_experts: E.
-        frames: Where the frames are; None: N = R, every row is a frame.
-        dropped_NK: True on choices that are not to be computed (N, K); None: all are.
+        choices: Who chose whom.
+        lay_out: Makes of the places where each expert's choices end what experts multiply; None:
+            they multiply their choices.
     """
-    top_k = expert_ids_NK.size(1)
+    expert_ids_NK, num_experts = choices.expert_ids_NK, choices.num_experts
+    frames, dropped_NK = choices.frames, choices.dropped_NK
+    num_frames, top_k = expert_ids_NK.shape
+    num_places = top_k * (num_frames if frames is None else frames.num_rows)
+    if (
+        lay_out is not None
+        and dropped_NK is None
+        and 0 < num_places <= FEW_CHOICES
+        and expert_ids_NK.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    ):
+        return _plan_few(expert_ids_NK, num_experts, frames, num_places, lay_out)
     expert_ids = expert_ids_NK.flatten()
     if dropped_NK is not None:
         expert_ids = expert_ids.masked_fill(dropped_NK.flatten(), num_experts)  # to the end
@@ -217,14 +144,55 @@ def plan_dispatch(
     places_S = choices_S
     if frames is not None:
         places_S = frames.rows_N[choices_S] if top_k == 1 else _by_row(choices_S, frames, top_k)
-    num_places = top_k * (expert_ids_NK.size(0) if frames is None else frames.num_rows)
-    missing = _missing(frames, places_S, num_places, top_k, dropped_NK is not None)
-    if missing is None and num_places < _MANY_PLACES:
-        sorted_RK = places_S.argsort()  # one operator for three, but not in linear time
-    else:
-        positions_S = torch.arange(places_S.numel(), device=places_S.device)
-        sorted_RK = places_S.new_zeros(num_places).index_copy_(0, places_S, positions_S)
-    return Dispatch(frames, places_S, sorted_RK, missing, ends_E, top_k)
+    positions_S = torch.arange(places_S.numel(), device=places_S.device)
+    places_P, rows = places_S, None
+    if lay_out is not None:
+        rows = lay_out(ends_E.tolist())
+        if rows.is_filled_up:
+            windows = rows.windows
+            places_P = torch.cat([places_S[one.first : one.last] for one in windows])
+            in_order = sorted(windows, key=lambda window: window.begin)
+            positions_S = torch.cat([_rows_of_own(one, places_S.device) for one in in_order])
+    back_RK = places_S.new_zeros(num_places).index_copy_(0, places_S, positions_S)
+    missing = _padding(frames, top_k) if dropped_NK is None else _not_among(places_S, num_places)
+    return Dispatch(frames, places_P, back_RK, missing, top_k, ends_E, rows)
+
+
+def _plan_few(
+    expert_ids_NK: torch.Tensor,
+    num_experts: int,
+    frames: Frames | None,
+    num_places: int,
+    lay_out: Callable[[list[int]], ExpertRows],
+) -> Dispatch:
+    top_k = expert_ids_NK.size(1)
+    places = range(num_places) if frames is None else frames.list_of_places(top_k)
+    by_expert: list[list[int]] = [[] for _ in range(num_experts)]
+    for place, expert in zip(places, expert_ids_NK.flatten().tolist()):
+        by_expert[expert].append(place)
+    places_S: list[int] = []
+    ends = []
+    for chosen in by_expert:
+        places_S += chosen
+        ends.append(len(places_S))
+    rows = lay_out(ends)
+    places_P: list[int] = []
+    back_RK = [0] * num_places
+    for _, row, first, last, begin, end in rows.windows:
+        row += begin - first
+        for place in places_S[begin:end]:
+            back_RK[place] = row
+            row += 1
+        places_P += places_S[first:last]
+    # torch.tensor would take eight times as long
+    ways = torch.frombuffer(array("q", places_P + back_RK), dtype=torch.int64)
+    way_P, way_RK = ways.split([len(places_P), num_places])
+    return Dispatch(frames, way_P, way_RK, _padding(frames, top_k), top_k, None, rows)
+
+
+def _rows_of_own(window: Window, device: torch.device) -> torch.Tensor:
+    shift = window.row - window.first
+    return torch.arange(window.begin + shift, window.end + shift, device=device)
 
 
 def _by_row(choices_S: torch.Tensor, frames: Frames, top_k: int) -> torch.Tensor:
@@ -232,12 +200,12 @@ def _by_row(choices_S: torch.Tensor, frames: Frames, top_k: int) -> torch.Tensor
     return frames.rows_N[frames_S] * top_k + choices_S % top_k
 
 
-def _missing(
-    frames: Frames | None, places_S: torch.Tensor, num_places: int, top_k: int, dropped: bool
-) -> torch.Tensor | None:
-    if dropped:
-        missing = places_S.new_ones(num_places, dtype=torch.bool).index_fill_(0, places_S, False)
-        return missing.nonzero().squeeze(1)
+def _not_among(places_S: torch.Tensor, num_places: int) -> torch.Tensor:
+    others = places_S.new_ones(num_places, dtype=torch.bool).index_fill_(0, places_S, False)
+    return others.nonzero().squeeze(1)
+
+
+def _padding(frames: Frames | None, top_k: int) -> torch.Tensor | None:
     if frames is None:
         return None
     if top_k == 1:

@@ -3,9 +3,10 @@
 import torch
 
 from espnet_moe_share.experts.capacity import expert_capacity, over_capacity
-from espnet_moe_share.experts.dispatch import Frames, find_frames, plan_dispatch
+from espnet_moe_share.experts.dispatch import Choices
 from espnet_moe_share.experts.expert_bias import ExpertBias
 from espnet_moe_share.experts.experts import StackedExperts
+from espnet_moe_share.experts.frames import Frames, find_frames
 from espnet_moe_share.experts.kernels import apply_dense, apply_sorted, choose_kernel, is_traced
 from espnet_moe_share.experts.router import TopKRouter
 from espnet_moe_share.experts.routing import Routing
@@ -124,8 +125,8 @@ class MixtureOfExperts(torch.nn.Module):
                 gates_NK = gates_NK.masked_fill(dropped_NK, 0)
             y_ND = apply_dense(experts, x_ND, expert_ids_NK, gates_NK)
             return y_ND if frames is None else frames.put(y_ND)
-        dispatch = plan_dispatch(expert_ids_NK, p_NE.size(1), frames, dropped_NK)
-        return apply_sorted(kernel, experts, x_RD, dispatch, gates_NK)
+        choices = Choices(expert_ids_NK, gates_NK, p_NE.size(1), dropped_NK, frames)
+        return apply_sorted(kernel, experts, x_RD, choices)
 
     def _dropped(self, expert_ids_NK: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor | None:
         if self.capacity_factor is None:

@@ -14,22 +14,26 @@
 ``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch.nn import functional as F
 
 from espnet_moe_share.errors import ConfigurationError
-from espnet_moe_share.experts.dispatch import Dispatch
-from espnet_moe_share.experts.few_rows import Segments, feed_forward_segments, find_segments
-from espnet_moe_share.experts.packed_weights import pack, unpack
-from espnet_moe_share.experts.padded_rows import MOST_PRODUCTS, PaddedRows, pad_rows
-from espnet_moe_share.experts.segment_mm import ACTIVATIONS, feed_forward
-
-if TYPE_CHECKING:
-    from espnet_moe_share.experts.experts import StackedExperts
+from espnet_moe_share.experts.dispatch import Choices, plan_dispatch
+from espnet_moe_share.experts.expert_rows import (
+    ExpertRows,
+    RoundedRows,
+    own_rows,
+    rows_for_inference,
+    rows_for_training,
+)
+from espnet_moe_share.experts.experts import ExpertWeights, StackedExperts
+from espnet_moe_share.experts.onednn import apply_in_place, onednn_linear
+from espnet_moe_share.experts.packed_weights import can_pack, pack, unpack
+from espnet_moe_share.experts.segment_mm import ACTIVATIONS, Activation, feed_forward
 
 KERNELS = ("auto", "loop", "segment_mm", "grouped_mm", "dense")
 # torch.compile would stop at a ContextVar, in every layer.
@@ -67,7 +71,7 @@ def _autocast_dtype(x: torch.Tensor) -> torch.dtype:
     return x.dtype
 
 
-def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
+def choose_kernel(x: torch.Tensor, experts: StackedExperts) -> str:
     """Return the kernel for an input, as :func:`expert_kernel` says or by measurement.
 
     ``dense`` for whoever traces. On a GPU ``grouped_mm`` for bfloat16 and sizes that it takes (a
@@ -89,11 +93,7 @@ def choose_kernel(x: torch.Tensor, experts: "StackedExperts") -> str:
 
 
 def apply_sorted(
-    kernel: str,
-    experts: "StackedExperts",
-    x_RD: torch.Tensor,
-    dispatch: Dispatch,
-    gates_NK: torch.Tensor,
+    kernel: str, experts: StackedExperts, x_RD: torch.Tensor, choices: Choices
 ) -> torch.Tensor:
     """Apply each expert to the rows that chose it, and add up what the gates leave of it.
 
@@ -101,26 +101,26 @@ def apply_sorted(
         kernel: What :func:`choose_kernel` returned, other than ``dense``.
         experts: The experts.
         x_RD: Input (R, D).
-        dispatch: Who goes where.
-        gates_NK: Gates of the choices (N, K).
+        choices: Which rows chose which expert.
 
     Returns:
         (R, D), zero on padding and for frames whose choices were all dropped.
     """
     if kernel == "grouped_mm":
-        y_SD = _grouped_mm(experts, dispatch.gather(x_RD), dispatch.ends_E)
-        return dispatch.combine(y_SD, gates_NK)
-    ends = dispatch.ends_E.tolist()
-    if kernel == "segment_mm" and torch.is_grad_enabled():
-        return _segment_mm(experts, x_RD, dispatch, ends, gates_NK)
-    x_SD = dispatch.gather(x_RD)
-    segments = find_segments(ends, x_SD, experts.w_1)
-    compute = _loop if kernel == "loop" else _inference
-    return dispatch.combine(compute(experts, x_SD, segments), gates_NK)
+        return _grouped_mm(experts, x_RD, choices)
+    if kernel == "segment_mm":
+        if torch.is_grad_enabled():
+            unpack(experts.w_1, experts.w_2)
+            activation = ACTIVATIONS.get(type(experts.activation))
+            if activation is not None:
+                return _training(experts, x_RD, choices, activation)
+        elif not experts.training and not torch.is_autocast_enabled(x_RD.device.type):
+            return _inference(experts, x_RD, choices)
+    return _loop(experts, x_RD, choices)
 
 
 def apply_dense(
-    experts: "StackedExperts",
+    experts: StackedExperts,
     x_ND: torch.Tensor,
     expert_ids_NK: torch.Tensor,
     gates_NK: torch.Tensor,
@@ -142,48 +142,64 @@ def apply_dense(
     return y_ND
 
 
-def _loop(experts: "StackedExperts", x_SD: torch.Tensor, segments: Segments) -> torch.Tensor:
-    pieces = zip(segments.split(x_SD), experts.unbind())
-    return torch.cat([experts.apply_one(x, weights) for x, weights in pieces])
+def _loop(experts: StackedExperts, x_RD: torch.Tensor, choices: Choices) -> torch.Tensor:
+    dispatch = plan_dispatch(choices, own_rows)
+    assert dispatch.rows is not None
+    pieces = zip(dispatch.gather(x_RD).split(dispatch.rows.sizes), experts.unbind())
+    y_SD = torch.cat([experts.apply_one(x, weights) for x, weights in pieces])
+    return dispatch.combine(y_SD, choices.gates_NK)
 
 
-def _segment_mm(
-    experts: "StackedExperts",
-    x_RD: torch.Tensor,
-    dispatch: Dispatch,
-    ends: list[int],
-    gates_NK: torch.Tensor,
+def _training(
+    experts: StackedExperts, x_RD: torch.Tensor, choices: Choices, activation: Activation
 ) -> torch.Tensor:
-    unpack(experts.w_1, experts.w_2)
-    activation = ACTIVATIONS.get(type(experts.activation))
-    if activation is None:
-        x_SD = dispatch.gather(x_RD)
-        segments = find_segments(ends, x_SD, experts.w_1)
-        return dispatch.combine(_loop(experts, x_SD, segments), gates_NK)
     weights: Sequence[torch.Tensor] = experts.w_1, experts.b_1, experts.w_2, experts.b_2
-    gates_RK = dispatch.gates(gates_NK)
-    dtype = _autocast_dtype(x_RD)
-    if not dtype == x_RD.dtype == gates_RK.dtype == weights[0].dtype:
-        x_RD, gates_RK, *weights = (one.to(dtype) for one in (x_RD, gates_RK, *weights))
-    rows: Segments | PaddedRows | None = pad_rows(ends, x_RD, weights[0], MOST_PRODUCTS)
-    if rows is None:
-        rows = find_segments(ends, x_RD, weights[0])
+    dtype, gates_NK = _autocast_dtype(x_RD), choices.gates_NK
+    if not dtype == x_RD.dtype == gates_NK.dtype == weights[0].dtype:
+        x_RD, gates_NK, *weights = (one.to(dtype) for one in (x_RD, gates_NK, *weights))
+
+    def lay_out(ends: list[int]) -> ExpertRows:
+        return rows_for_training(ends, x_RD, weights[0])
+
+    dispatch = plan_dispatch(choices, lay_out)
     rate = cast(float, experts.dropout.p) if experts.training else 0.0
-    return feed_forward(x_RD, weights, gates_RK, dispatch, rows, activation, rate)
+    return feed_forward(x_RD, weights, dispatch.gates(gates_NK), dispatch, activation, rate)
 
 
-def _inference(experts: "StackedExperts", x_SD: torch.Tensor, segments: Segments) -> torch.Tensor:
-    if experts.training or torch.is_autocast_enabled(x_SD.device.type) or segments.rounded is None:
-        return _loop(experts, x_SD, segments)
-    weights = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2)
-    if weights is None:
-        weights = list(experts.unbind())
-    return feed_forward_segments(x_SD, segments, weights, experts.activation)
+def _inference(experts: StackedExperts, x_RD: torch.Tensor, choices: Choices) -> torch.Tensor:
+    w_1, b_1, w_2, b_2 = experts.w_1, experts.b_1, experts.w_2, experts.b_2
+
+    def lay_out(ends: list[int]) -> ExpertRows:
+        can_be_packed = x_RD.dtype == torch.float32 and can_pack(w_1) and can_pack(w_2)
+        return rows_for_inference(ends, x_RD, w_1, can_be_packed)
+
+    dispatch = plan_dispatch(choices, lay_out)
+    rows, activation = dispatch.rows, experts.activation
+    assert rows is not None
+    x_PD = x_RD.index_select(0, dispatch.sources())
+    if isinstance(rows, RoundedRows):
+        weights = pack(w_1, b_1, w_2, b_2) or experts.unbind()
+        y_PD = _by_onednn(x_PD.split(rows.sizes), weights, activation)
+    else:
+        y_PD = rows.linear(apply_in_place(activation, rows.linear(x_PD, w_1, b_1)), w_2, b_2)
+    return dispatch.combine_without_gradient(y_PD, choices.gates_NK)
 
 
-def _grouped_mm(
-    experts: "StackedExperts", x_SD: torch.Tensor, ends_E: torch.Tensor
+def _by_onednn(
+    pieces: Sequence[torch.Tensor], weights: Iterable[ExpertWeights], activation: torch.nn.Module
 ) -> torch.Tensor:
+    """One expert after the other, so that its hidden rows may stay in cache."""
+    outputs = []
+    for x, (w_1, b_1, w_2, b_2) in zip(pieces, weights):
+        if x.size(0):
+            outputs.append(onednn_linear(onednn_linear(x, w_1, b_1, activation), w_2, b_2))
+    return torch.cat(outputs)
+
+
+def _grouped_mm(experts: StackedExperts, x_RD: torch.Tensor, choices: Choices) -> torch.Tensor:
+    dispatch = plan_dispatch(choices)
+    x_SD, ends_E = dispatch.gather(x_RD), dispatch.ends_E
+    assert ends_E is not None
     dtype = _autocast_dtype(x_SD)
     offsets_E = ends_E.to(torch.int32)
     rows_S = torch.arange(x_SD.size(0), device=x_SD.device)
@@ -198,4 +214,4 @@ def _grouped_mm(
 
     hidden_SH = linear(x_SD.to(dtype), experts.w_1, experts.b_1)
     hidden_SH = experts.dropout(experts.activation(hidden_SH))
-    return linear(hidden_SH, experts.w_2, experts.b_2)
+    return dispatch.combine(linear(hidden_SH, experts.w_2, experts.b_2), choices.gates_NK)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from espnet_moe_share.experts.few_rows import HAS_ONEDNN, LEAST_WEIGHTS, Expert
+from espnet_moe_share.experts.experts import ExpertWeights
+from espnet_moe_share.experts.onednn import HAS_ONEDNN, LEAST_WEIGHTS
 
 # The operator by which torch.compile prepares linear layers for inference; not public.
 _HAS_REORDER = HAS_ONEDNN and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
@@ -32,7 +33,7 @@ class _Packed:
 class _Experts:
     state: tuple[int, ...]
     packed: tuple[_Packed, _Packed]  # kept, likewise
-    experts: tuple[Expert, ...]
+    experts: tuple[ExpertWeights, ...]
 
 
 # Not in the module: they would be copied, pickled and moved with it, which blocks cannot be.
@@ -40,18 +41,20 @@ _packed = WeakTensorKeyDictionary()  # by weight
 _experts = WeakTensorKeyDictionary()  # by first weight, which layers may share alone
 
 
-def _can_be_packed(weight_EOI: torch.Tensor) -> bool:
+def can_pack(weight_EOI: torch.Tensor) -> bool:
     """Whether it is a large Parameter in float32 whose changes torch counts."""
     if not _HAS_REORDER or type(weight_EOI) is not torch.nn.Parameter:
         return False
     if weight_EOI.device.type != "cpu" or weight_EOI.dtype != torch.float32:
         return False
-    return weight_EOI[0].numel() >= LEAST_WEIGHTS and not weight_EOI.is_inference()
+    return (
+        weight_EOI.numel() >= LEAST_WEIGHTS * weight_EOI.size(0) and not weight_EOI.is_inference()
+    )
 
 
 def pack(
     w_1: torch.Tensor, b_1: torch.Tensor, w_2: torch.Tensor, b_2: torch.Tensor
-) -> Sequence[Expert] | None:
+) -> Sequence[ExpertWeights] | None:
     """Return the experts one by one, with weights in blocks; they take as much memory again.
 
     Kept until a weight changes, is gone or is trained (:func:`unpack`). A change in place through
@@ -64,7 +67,7 @@ def pack(
         b_2: (E, D).
 
     Returns:
-        For :func:`.few_rows.feed_forward_segments`. None where oneDNN does not multiply (another
+        For :func:`.onednn.onednn_linear`. None where oneDNN does not multiply (another
         device or dtype) or gains nothing (small weights), or where changes of a weight are not
         counted.
     """
@@ -73,7 +76,7 @@ def pack(
     # This is asked in every call, so with as little as will do.
     found: _Experts | None = _experts.get(w_1)
     if found is None or found.state != _state(w_1, b_1, w_2, b_2):
-        if not (_can_be_packed(w_1) and _can_be_packed(w_2)):
+        if not (can_pack(w_1) and can_pack(w_2)):
             return None
         packed = _pack_one(w_1), _pack_one(w_2)
         biases = [bias.detach().unbind() for bias in (b_1, b_2)]

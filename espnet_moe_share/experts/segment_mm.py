@@ -4,7 +4,7 @@ Where an expert gets a handful of rows, what lies between the matrix products ta
 do: nodes of the graph, operators, lines of Python. So there is one node, with as little in it as
 will do (benchmarks/README.md, what was tried).
 
-Letters beside the package's: P rows that are multiplied, which are the choices S or, padded, more.
+Letters beside the package's: P rows that are multiplied (:mod:`.expert_rows`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from espnet_moe_share.experts.dispatch import Dispatch, add_choices, read_or_zero, weigh_choices
-from espnet_moe_share.experts.few_rows import Segments
-from espnet_moe_share.experts.padded_rows import PaddedRows
+from espnet_moe_share.experts.dispatch import Dispatch, add_choices, weigh_choices
+from espnet_moe_share.experts.expert_rows import ExpertRows
+from espnet_moe_share.experts.frames import read_or_zero
 
 
 class Activation(NamedTuple):
@@ -46,15 +46,14 @@ class _FeedForward(torch.autograd.Function):
         b_2: torch.Tensor,
         gates_RK: torch.Tensor,
         places_P: torch.Tensor,
+        sources_P: torch.Tensor,
         back_RK: torch.Tensor,
         missing: torch.Tensor | None,
-        rows: Segments | PaddedRows,
+        rows: ExpertRows,
         activation: Activation,
         dropout_rate: float,
     ) -> torch.Tensor:
-        top_k = gates_RK.size(1)
-        from_P = places_P if top_k == 1 else places_P.div(top_k, rounding_mode="floor")
-        x_PD = x_RD.index_select(0, from_P)
+        x_PD = x_RD.index_select(0, sources_P)
         hidden_PH = rows.linear(x_PD, w_1, b_1)
         active_PH, kept_PH = activation.forward(hidden_PH), None
         if dropout_rate > 0:
@@ -81,6 +80,7 @@ class _FeedForward(torch.autograd.Function):
         if needs_gates:
             grad_gates = (grad_RD * y).sum(dim=-1).view_as(gates_RK)
         grad_PD = (grad_RD * gates).flatten(0, -2).index_select(0, places_P)
+        rows.zero_filling_(grad_PD)
         if needs_x or needs_w_1 or needs_b_1:
             grad_PH = rows.linear(grad_PD, w_2.mT)
             if kept_PH is not None:
@@ -96,32 +96,21 @@ class _FeedForward(torch.autograd.Function):
         if needs_x:
             grad_PD = rows.linear(grad_PH, w_1.mT)
             grad_x = add_choices(read_or_zero(grad_PD, back_RK, missing), top_k)
-        return grad_x, grad_w_1, grad_b_1, grad_w_2, grad_b_2, grad_gates, *6 * (None,)
+        return grad_x, grad_w_1, grad_b_1, grad_w_2, grad_b_2, grad_gates, *7 * (None,)
 
 
 def _weight_gradient(
-    grad_PO: torch.Tensor,
-    x_PI: torch.Tensor,
-    rows: Segments | PaddedRows,
-    weight_EOI: torch.Tensor,
+    grad_PO: torch.Tensor, x_PI: torch.Tensor, rows: ExpertRows, weight_EOI: torch.Tensor
 ) -> torch.Tensor:
     """Return grad^T x of every expert's rows (E, O, I), in the weight's order in memory.
 
     Written to their place in one tensor; autograd over slices would copy them one more time.
     """
-    grad_weight = out_EOI = torch.empty_like(weight_EOI)
-    if weight_EOI.stride(2) != 1:
-        grad_PO, x_PI, out_EOI = x_PI, grad_PO, out_EOI.mT
-    grads, xs = [grad.t() for grad in rows.split(grad_PO)], rows.split(x_PI)
-    on_cpu = out_EOI.device.type == "cpu"
-    for grad, x, out in zip(grads, xs, out_EOI.unbind()):
-        # MKL writes block by block, to memory that is not in cache at half the speed
-        # (benchmarks/pieces.py); zeros, in a row, bring it there.
-        any_rows = x.size(0) > 0
-        if on_cpu or not any_rows:
-            out.zero_()
-        if any_rows:
-            torch.mm(grad, x, out=out)
+    grad_weight = torch.empty_like(weight_EOI)
+    if weight_EOI.stride(2) == 1:
+        rows.add_products(grad_PO, x_PI, grad_weight)
+    else:
+        rows.add_products(x_PI, grad_PO, grad_weight.mT)
     return grad_weight
 
 
@@ -130,7 +119,6 @@ def feed_forward(
     weights: Sequence[torch.Tensor],
     gates_RK: torch.Tensor,
     dispatch: Dispatch,
-    rows: Segments | PaddedRows,
     activation: Activation,
     dropout_rate: float,
 ) -> torch.Tensor:
@@ -144,7 +132,6 @@ def feed_forward(
             dtype of ``x_RD``.
         gates_RK: Gates of all rows (R, K), of the same dtype.
         dispatch: Who goes where.
-        rows: How the choices' rows are laid out.
         activation: Of the hidden rows.
         dropout_rate: Of the activations; 0 draws no random numbers.
 
@@ -152,9 +139,6 @@ def feed_forward(
         (R, D), zero on padding and for frames whose choices were all dropped. An expert without
         rows gets a gradient of zero.
     """
-    places_P, back_RK = dispatch.places_S, dispatch.sorted_RK
-    if isinstance(rows, PaddedRows):
-        places_P, back_RK = rows.places(places_P), rows.back(back_RK)
-    way = places_P, back_RK, dispatch.missing
-    y = _FeedForward.apply(x_RD, *weights, gates_RK, *way, rows, activation, dropout_rate)
+    way = dispatch.places_P, dispatch.sources(), dispatch.back_RK, dispatch.missing
+    y = _FeedForward.apply(x_RD, *weights, gates_RK, *way, dispatch.rows, activation, dropout_rate)
     return cast(torch.Tensor, y)

@@ -5,8 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from espnet_moe_share.errors import ConfigurationError
-from espnet_moe_share.experts.dispatch import find_frames
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
+from espnet_moe_share.experts.frames import find_frames
 from espnet_moe_share.experts.kernels import KERNELS, choose_kernel, expert_kernel
 
 SIZE, HIDDEN = 16, 24  # rows of a multiple of 16 bytes, as grouped_mm wants them

@@ -7,12 +7,18 @@ import io
 import pytest
 import torch
 
-from espnet_moe_share.experts import packed_weights
+from espnet_moe_share.experts import expert_rows, packed_weights
 from espnet_moe_share.experts.feed_forward import MixtureOfExperts
 from espnet_moe_share.experts.kernels import expert_kernel
 
 # large enough for oneDNN
 FRAMES, SIZE, HIDDEN, EXPERTS = 60, 128, 512, 2
+
+
+@pytest.fixture(autouse=True)
+def no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without wide vectors so few rows would not be multiplied one expert after the other."""
+    monkeypatch.setattr(expert_rows, "MOST_PRODUCTS", 0)
 
 
 @pytest.fixture(params=[torch.nn.SiLU, torch.nn.ReLU, torch.nn.Tanh])
