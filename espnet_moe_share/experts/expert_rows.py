@@ -36,6 +36,9 @@ MOST_PRODUCTS_IN_TRAINING, MOST_PRODUCTS = (
 _MOST_FILLING_IN_TRAINING, _MOST_FILLING = 6_000_000, 3_500_000
 _MOST_ROWS = 2
 
+# Multiplications of a mean expert's rows and a matrix from which MKL is ahead of oneDNN's blocks.
+LARGE_PRODUCTS = float("inf") if HAS_WIDE_VECTORS else 100_000_000
+
 Biases = Sequence[torch.Tensor | None]
 
 
@@ -170,6 +173,10 @@ class BatchedRows(ExpertRows):
             return torch.bmm(x_EMI, weight_EOI.mT).flatten(0, 1)
         return torch.baddbmm(bias_EO.unsqueeze(1), x_EMI, weight_EOI.mT).flatten(0, 1)
 
+    def sum(self, x_PI: torch.Tensor) -> torch.Tensor:
+        """As in the base class."""
+        return self._batch(x_PI).sum(dim=1)
+
     def add_products(self, y_PO: torch.Tensor, x_PI: torch.Tensor, out_EOI: torch.Tensor) -> None:
         """As in the base class."""
         torch.bmm(self._batch(y_PO).mT, self._batch(x_PI), out=out_EOI)
@@ -249,6 +256,7 @@ def rows_for_inference(
     no_blocks = not (can_be_packed and HAS_WIDE_VECTORS)
     if no_blocks and _is_for_batch(ends, x, weight_EOI, MOST_PRODUCTS, _MOST_FILLING):
         return batched_rows(ends)
-    if is_for_onednn(ends[-1], x, weight_EOI) or (can_be_packed and ends[-1] > 0):
+    if is_for_onednn(ends[-1], x, weight_EOI):
         return rounded_rows(ends)
-    return own_rows(ends)
+    products = ends[-1] * weight_EOI.numel() / len(ends) ** 2
+    return (rounded_rows if can_be_packed and 0 < products < LARGE_PRODUCTS else own_rows)(ends)

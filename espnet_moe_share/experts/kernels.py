@@ -14,7 +14,7 @@
 ``auto`` chooses by what benchmarks/expert_layer.py measured; see :func:`choose_kernel`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -24,13 +24,14 @@ from torch.nn import functional as F
 from espnet_moe_share.errors import ConfigurationError
 from espnet_moe_share.experts.dispatch import Choices, plan_dispatch
 from espnet_moe_share.experts.expert_rows import (
+    BatchedRows,
     ExpertRows,
     RoundedRows,
     own_rows,
     rows_for_inference,
     rows_for_training,
 )
-from espnet_moe_share.experts.experts import ExpertWeights, StackedExperts
+from espnet_moe_share.experts.experts import StackedExperts
 from espnet_moe_share.experts.onednn import apply_in_place, onednn_linear
 from espnet_moe_share.experts.packed_weights import can_pack, pack, unpack
 from espnet_moe_share.experts.segment_mm import ACTIVATIONS, Activation, feed_forward
@@ -174,26 +175,31 @@ def _inference(experts: StackedExperts, x_RD: torch.Tensor, choices: Choices) ->
         return rows_for_inference(ends, x_RD, w_1, can_be_packed)
 
     dispatch = plan_dispatch(choices, lay_out)
-    rows, activation = dispatch.rows, experts.activation
+    rows = dispatch.rows
     assert rows is not None
     x_PD = x_RD.index_select(0, dispatch.sources())
-    if isinstance(rows, RoundedRows):
-        weights = pack(w_1, b_1, w_2, b_2) or experts.unbind()
-        y_PD = _by_onednn(x_PD.split(rows.sizes), weights, activation)
+    if isinstance(rows, BatchedRows):
+        hidden_PH = apply_in_place(experts.activation, rows.linear(x_PD, w_1, b_1))
+        y_PD = rows.linear(hidden_PH, w_2, b_2)
     else:
-        y_PD = rows.linear(apply_in_place(activation, rows.linear(x_PD, w_1, b_1)), w_2, b_2)
+        y_PD = _one_by_one(experts, x_PD, rows)
     return dispatch.combine_without_gradient(y_PD, choices.gates_NK)
 
 
-def _by_onednn(
-    pieces: Sequence[torch.Tensor], weights: Iterable[ExpertWeights], activation: torch.nn.Module
-) -> torch.Tensor:
-    """One expert after the other, so that its hidden rows may stay in cache."""
+def _one_by_one(experts: StackedExperts, x_PD: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
+    """Apply one expert after the other, so that its hidden rows may stay in cache."""
+    activation, by_onednn = experts.activation, isinstance(rows, RoundedRows)
+    packed = pack(experts.w_1, experts.b_1, experts.w_2, experts.b_2) if by_onednn else None
     outputs = []
-    for x, (w_1, b_1, w_2, b_2) in zip(pieces, weights):
-        if x.size(0):
+    for x, (w_1, b_1, w_2, b_2) in zip(x_PD.split(rows.sizes), packed or experts.unbind()):
+        if x.size(0) == 0:
+            continue
+        if by_onednn:
             outputs.append(onednn_linear(onednn_linear(x, w_1, b_1, activation), w_2, b_2))
-    return torch.cat(outputs)
+        else:
+            hidden = apply_in_place(activation, F.linear(x, w_1, b_1))
+            outputs.append(F.linear(hidden, w_2, b_2))
+    return torch.cat(outputs) if outputs else x_PD
 
 
 def _grouped_mm(experts: StackedExperts, x_RD: torch.Tensor, choices: Choices) -> torch.Tensor:

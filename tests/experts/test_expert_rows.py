@@ -161,11 +161,14 @@ def test_inference_takes_a_batch_before_blocks_but_with_wide_vectors(
     for module in (onednn, expert_rows):
         monkeypatch.setattr(module, "HAS_WIDE_VECTORS", wide)
     x, weight, ends = torch.zeros(1, 8), torch.zeros(4, 8, 8), [2, 4, 6, 8]
+    monkeypatch.setattr(expert_rows, "LARGE_PRODUCTS", float("inf") if wide else 100 * 64)
     assert type(rows_for_inference(ends, x, weight, True)) is (RoundedRows if wide else BatchedRows)
     assert type(rows_for_inference(ends, x, weight, False)) is BatchedRows
     assert type(rows_for_inference([8, 8, 8, 8], x, weight, True)) is RoundedRows
     assert type(rows_for_inference([8, 8, 8, 8], x, weight, False)) is ExpertRows
     assert type(rows_for_inference([0, 0, 0, 0], x, weight, True)) is ExpertRows
+    for last, products in ((398, RoundedRows), (402, RoundedRows if wide else ExpertRows)):
+        assert type(rows_for_inference([last] * 4, x, weight, True)) is products
 
 
 def gradients(

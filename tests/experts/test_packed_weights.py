@@ -16,9 +16,10 @@ FRAMES, SIZE, HIDDEN, EXPERTS = 60, 128, 512, 2
 
 
 @pytest.fixture(autouse=True)
-def no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without wide vectors so few rows would not be multiplied one expert after the other."""
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What packed weights are for on any processor: one expert after the other by oneDNN."""
     monkeypatch.setattr(expert_rows, "MOST_PRODUCTS", 0)
+    monkeypatch.setattr(expert_rows, "LARGE_PRODUCTS", float("inf"))
 
 
 @pytest.fixture(params=[torch.nn.SiLU, torch.nn.ReLU, torch.nn.Tanh])
