@@ -36,6 +36,9 @@ MOST_PRODUCTS_IN_TRAINING, MOST_PRODUCTS = (
 _MOST_FILLING_IN_TRAINING, _MOST_FILLING = 6_000_000, 3_500_000
 _MOST_ROWS = 2
 
+# Numbers of a matrix up to which the batch is quicker than blocks; reading larger ones takes longer
+# than calls do, and blocks are read in a row.
+MOST_NUMBERS = 1 << 18
 # Multiplications of a mean expert's rows and a matrix from which MKL is ahead of oneDNN's blocks.
 LARGE_PRODUCTS = float("inf") if HAS_WIDE_VECTORS else 100_000_000
 
@@ -253,10 +256,11 @@ def rows_for_inference(
     Args:
         can_be_packed: Whether the weights can be brought into oneDNN's blocks.
     """
-    no_blocks = not (can_be_packed and HAS_WIDE_VECTORS)
+    numbers = weight_EOI.numel() // len(ends)
+    no_blocks = not can_be_packed or (numbers <= MOST_NUMBERS and not HAS_WIDE_VECTORS)
     if no_blocks and _is_for_batch(ends, x, weight_EOI, MOST_PRODUCTS, _MOST_FILLING):
         return batched_rows(ends)
     if is_for_onednn(ends[-1], x, weight_EOI):
         return rounded_rows(ends)
-    products = ends[-1] * weight_EOI.numel() / len(ends) ** 2
+    products = ends[-1] / len(ends) * numbers
     return (rounded_rows if can_be_packed and 0 < products < LARGE_PRODUCTS else own_rows)(ends)

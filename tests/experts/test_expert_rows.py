@@ -167,6 +167,9 @@ def test_inference_takes_a_batch_before_blocks_but_with_wide_vectors(
     assert type(rows_for_inference([8, 8, 8, 8], x, weight, True)) is RoundedRows
     assert type(rows_for_inference([8, 8, 8, 8], x, weight, False)) is ExpertRows
     assert type(rows_for_inference([0, 0, 0, 0], x, weight, True)) is ExpertRows
+    monkeypatch.setattr(expert_rows, "MOST_NUMBERS", 63)
+    assert type(rows_for_inference(ends, x, weight, True)) is RoundedRows
+    assert type(rows_for_inference(ends, x, weight, False)) is BatchedRows
     for last, products in ((398, RoundedRows), (402, RoundedRows if wide else ExpertRows)):
         assert type(rows_for_inference([last] * 4, x, weight, True)) is products
 
