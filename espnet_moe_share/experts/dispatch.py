@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from espnet_moe_share.experts.expert_rows import ExpertRows, Window
-from espnet_moe_share.experts.frames import Frames, read, read_or_zero, restore
+from espnet_moe_share.experts.frames import Frames, read, restore
 
 # As many choices are sorted in Python, whose lines take less time than operators of torch that have
 # left the caches since the last layer (benchmarks/README.md, what was tried).
@@ -78,24 +78,18 @@ class Dispatch:
         """Return the gates of all rows (R, K), zero on padding."""
         return gates_NK if self.frames is None else self.frames.put(gates_NK)
 
-    def combine(self, y_SD: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor:
+    def combine(self, y_PD: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor:
         """Add up the outputs of each frame's choices, weighted by their gates.
 
         Args:
-            y_SD: What :meth:`gather`'s rows became.
+            y_PD: Outputs (P, D); with gradient only of :meth:`gather`'s rows, P = S.
             gates_NK: Gates of the choices (N, K).
 
         Returns:
             (R, D), zero on padding and for frames whose choices were all dropped.
         """
-        y = restore(y_SD, self.places_P, self.back_RK, self.missing)
+        y = restore(y_PD, self.places_P, self.back_RK, self.missing)
         return weigh_choices(y, self.gates(gates_NK).to(y.dtype))
-
-    def combine_without_gradient(self, y_PD: torch.Tensor, gates_NK: torch.Tensor) -> torch.Tensor:
-        """What :meth:`combine` does, of rows that may be filled up."""
-        y = read_or_zero(y_PD, self.back_RK, self.missing)
-        gates_RK = self.gates(gates_NK).to(y.dtype)
-        return add_choices(y.mul_(gates_RK.reshape(-1, 1)), self.top_k)
 
 
 def add_choices(y: torch.Tensor, top_k: int) -> torch.Tensor:

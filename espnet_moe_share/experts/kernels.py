@@ -183,7 +183,7 @@ def _inference(experts: StackedExperts, x_RD: torch.Tensor, choices: Choices) ->
         y_PD = rows.linear(hidden_PH, w_2, b_2)
     else:
         y_PD = _one_by_one(experts, x_PD, rows)
-    return dispatch.combine_without_gradient(y_PD, choices.gates_NK)
+    return dispatch.combine(y_PD, choices.gates_NK)
 
 
 def _one_by_one(experts: StackedExperts, x_PD: torch.Tensor, rows: ExpertRows) -> torch.Tensor:

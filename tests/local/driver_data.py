@@ -16,7 +16,9 @@ RECORDER = '#!/bin/sh\n{ for a in "$@"; do echo "${a:-(empty)}"; done; echo; } >
 def run(recipe: Path, script: str, *arguments: str, **environment: str):  # type: ignore[no-untyped-def]
     """Call a script of a recipe; without a checkout of ESPnet unless the environment names one."""
     command = ["bash", script, *arguments]
-    env = {**os.environ, "ESPNET_ROOT": "", **environment}
+    # sclite may be in the tests' environment alone, which a copy of local/ does not find
+    path = os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)])
+    env = {**os.environ, "ESPNET_ROOT": "", "PATH": path, **environment}
     return subprocess.run(command, cwd=recipe, env=env, capture_output=True, text=True)
 
 

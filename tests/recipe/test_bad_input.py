@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,7 +118,12 @@ def test_sclite_is_looked_for_before_anything_runs(fresh: Recipe) -> None:
     shutil.copytree(ROOT / "local", local, ignore=shutil.ignore_patterns("__pycache__"))
     script = local / "sclite.sh"
     script.write_text(script.read_text().replace("/usr/lib/sctk/bin", "/nowhere/sctk"))
-    path = fresh.environment["PATH"].split(":")
+    # The environment's own folder, where sclite may be, too, is represented by its interpreter.
+    programs = fresh.corpus.parent / "programs"
+    programs.mkdir()
+    (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (programs / "python3").chmod(0o755)
+    path = [str(programs), *fresh.environment["PATH"].split(":")]
     without = ":".join(p for p in path if not (Path(p) / "sclite").exists())
     done = fresh.call("env", f"PATH={without}", *fresh.command())
     assert_one_line_error(done, "teacher_student.sh", "sclite", "apt-get install sctk")
