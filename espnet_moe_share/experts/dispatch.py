@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from espnet_moe_share.experts.expert_rows import ExpertRows, Window
+from espnet_moe_share.experts.expert_rows import ExpertRows
 from espnet_moe_share.experts.frames import Frames, read, restore
 
 # As many choices are sorted in Python, whose lines take less time than operators of torch that have
@@ -143,10 +143,10 @@ def plan_dispatch(
     if lay_out is not None:
         rows = lay_out(ends_E.tolist())
         if rows.is_filled_up:
-            windows = rows.windows
-            places_P = torch.cat([places_S[one.first : one.last] for one in windows])
-            in_order = sorted(windows, key=lambda window: window.begin)
-            positions_S = torch.cat([_rows_of_own(one, places_S.device) for one in in_order])
+            places_P = torch.cat([places_S[one.first : one.last] for one in rows.windows])
+            shifts = [one.row - one.first for one in rows.windows]
+            shifts_E = torch.tensor(shifts, device=places_S.device)
+            positions_S += shifts_E.index_select(0, sorted_ids[: places_S.numel()])
     back_RK = places_S.new_zeros(num_places).index_copy_(0, places_S, positions_S)
     missing = _padding(frames, top_k) if dropped_NK is None else _not_among(places_S, num_places)
     return Dispatch(frames, places_P, back_RK, missing, top_k, ends_E, rows)
@@ -172,7 +172,7 @@ def _plan_few(
     rows = lay_out(ends)
     places_P: list[int] = []
     back_RK = [0] * num_places
-    for _, row, first, last, begin, end in rows.windows:
+    for row, first, last, begin, end in rows.windows:
         row += begin - first
         for place in places_S[begin:end]:
             back_RK[place] = row
@@ -182,11 +182,6 @@ def _plan_few(
     ways = torch.frombuffer(array("q", places_P + back_RK), dtype=torch.int64)
     way_P, way_RK = ways.split([len(places_P), num_places])
     return Dispatch(frames, way_P, way_RK, _padding(frames, top_k), top_k, None, rows)
-
-
-def _rows_of_own(window: Window, device: torch.device) -> torch.Tensor:
-    shift = window.row - window.first
-    return torch.arange(window.begin + shift, window.end + shift, device=device)
 
 
 def _by_row(choices_S: torch.Tensor, frames: Frames, top_k: int) -> torch.Tensor:

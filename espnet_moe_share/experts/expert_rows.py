@@ -27,9 +27,9 @@ from espnet_moe_share.experts.onednn import (
 # quicker than one after the other, in a training step and in inference. MKL's batched product gives
 # every thread experts of its own, where one by one threads share each product and wait for each
 # other. With wide vectors, which oneDNN uses better, it pays only where calls cost more than
-# products (benchmarks/README.md, what was tried).
+# products, and not beside packed weights (benchmarks/README.md, what was tried).
 MOST_PRODUCTS_IN_TRAINING, MOST_PRODUCTS = (
-    (7_000_000,) * 2 if HAS_WIDE_VECTORS else (110_000_000, 60_000_000)
+    (7_000_000, 0) if HAS_WIDE_VECTORS else (110_000_000, 60_000_000)
 )
 # What it may cost: multiplications of the rows that fill up a mean expert's and a matrix, likewise;
 # and rows to multiply for one choice.
@@ -46,10 +46,9 @@ Biases = Sequence[torch.Tensor | None]
 
 
 class Window(NamedTuple):
-    """Consecutive choices for one expert to multiply, with others' around its own.
+    """Consecutive choices for an expert to multiply, with others' around its own.
 
     Attributes:
-        expert: Number of the expert.
         row: Of the P, the first of these.
         first: Of the S choices, the first to multiply.
         last: Behind the last of them.
@@ -57,7 +56,6 @@ class Window(NamedTuple):
         end: Behind the last of its own.
     """
 
-    expert: int
     row: int
     first: int
     last: int
@@ -69,8 +67,8 @@ class ExpertRows:
     """What every expert multiplies, one expert after the other.
 
     Attributes:
-        windows: In the order of their rows; of an expert without choices, of no rows.
-        sizes: Number of rows of every window; together P.
+        windows: Of every expert; of one without choices, of no rows.
+        sizes: Number of rows of every expert; together P.
     """
 
     def __init__(self, num_choices: int) -> None:
@@ -78,10 +76,10 @@ class ExpertRows:
         self.sizes: list[int] = []
         self._num_rows, self._num_choices = 0, num_choices
 
-    def add(self, expert: int, rows: int, begin: int, end: int) -> None:
-        """Add a window of as many rows around choices of an expert."""
+    def add(self, rows: int, begin: int, end: int) -> None:
+        """Add a window of as many rows around the choices of the next expert."""
         first = min(begin, self._num_choices - rows)
-        self.windows.append(Window(expert, self._num_rows, first, first + rows, begin, end))
+        self.windows.append(Window(self._num_rows, first, first + rows, begin, end))
         self.sizes.append(rows)
         self._num_rows += rows
 
@@ -118,7 +116,7 @@ class ExpertRows:
         if not self.is_filled_up:
             return
         filling: list[int] = []
-        for _, row, first, last, begin, end in self.windows:
+        for row, first, last, begin, end in self.windows:
             filling += range(row, row + begin - first)
             filling += range(row + end - first, row + last - first)
         rows = torch.frombuffer(array("q", filling), dtype=torch.int64)
@@ -192,17 +190,17 @@ def own_rows(ends: Sequence[int]) -> ExpertRows:
         ends: Where each expert's choices end and the next one's begin; the last is S.
     """
     rows = ExpertRows(ends[-1])
-    for expert, (begin, end) in enumerate(pairwise([0, *ends])):
-        rows.add(expert, end - begin, begin, end)
+    for begin, end in pairwise([0, *ends]):
+        rows.add(end - begin, begin, end)
     return rows
 
 
 def rounded_rows(ends: Sequence[int]) -> ExpertRows:
     """Give each expert one of few numbers of rows; arguments as :func:`own_rows`."""
     rows = RoundedRows(ends[-1])
-    for expert, (begin, end) in enumerate(pairwise([0, *ends])):
+    for begin, end in pairwise([0, *ends]):
         size = min(round_up(end - begin), ends[-1]) if end > begin else 0
-        rows.add(expert, size, begin, end)
+        rows.add(size, begin, end)
     return rows
 
 
@@ -211,8 +209,8 @@ def batched_rows(ends: Sequence[int]) -> ExpertRows:
     busiest = _busiest(ends)
     size = min(busiest + busiest % 2, ends[-1])  # MKL takes longer for an odd number
     rows = BatchedRows(ends[-1])
-    for expert, (begin, end) in enumerate(pairwise([0, *ends])):
-        rows.add(expert, size, begin, end)
+    for begin, end in pairwise([0, *ends]):
+        rows.add(size, begin, end)
     return rows
 
 
@@ -257,8 +255,9 @@ def rows_for_inference(
         can_be_packed: Whether the weights can be brought into oneDNN's blocks.
     """
     numbers = weight_EOI.numel() // len(ends)
-    no_blocks = not can_be_packed or (numbers <= MOST_NUMBERS and not HAS_WIDE_VECTORS)
-    if no_blocks and _is_for_batch(ends, x, weight_EOI, MOST_PRODUCTS, _MOST_FILLING):
+    threads_wait = torch.get_num_threads() > 1
+    at_once = not can_be_packed or (threads_wait and numbers <= MOST_NUMBERS)
+    if at_once and _is_for_batch(ends, x, weight_EOI, MOST_PRODUCTS, _MOST_FILLING):
         return batched_rows(ends)
     if is_for_onednn(ends[-1], x, weight_EOI):
         return rounded_rows(ends)

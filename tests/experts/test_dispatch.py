@@ -47,6 +47,6 @@ def test_both_are_one(
             assert row == 0
             continue
         assert int(sorted_by_lists.places_P[row]) == place
-        (window,) = (one for one in rows.windows if one.expert == expert)
+        window = rows.windows[expert]
         own = window.row + window.begin - window.first
         assert own <= row < own + window.end - window.begin

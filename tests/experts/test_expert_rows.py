@@ -42,8 +42,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         "_MOST_ROWS",
     ):
         monkeypatch.setattr(expert_rows, name, most)
-    for module in (onednn, expert_rows):
-        monkeypatch.setattr(module, "HAS_WIDE_VECTORS", request.param == "rounded")
+    monkeypatch.setattr(onednn, "HAS_WIDE_VECTORS", request.param == "rounded")
     taken: list[type] = []
     rows_for_training = kernels.rows_for_training
 
@@ -87,13 +86,13 @@ def test_each_expert_has_its_own(lay_out: LayOut, dtype: torch.dtype, ends: list
     pieces = [slice(begin, end) for begin, end in zip([0, *ends], ends)]
     for given in (bias, None):
         product = rows.linear(x_P, weight, given)
-        for one in rows.windows:
+        for e, one in enumerate(rows.windows):
             first = one.row + one.begin - one.first
             found = product[first : first + one.end - one.begin]
             expected = F.linear(
                 x[one.begin : one.end],
-                weight[one.expert],
-                None if given is None else given[one.expert],
+                weight[e],
+                None if given is None else given[e],
             )
             torch.testing.assert_close(found, expected)
     rows.zero_filling_(y_P)
@@ -124,7 +123,7 @@ def test_what_a_neighbour_holds_does_not_matter() -> None:
     for lay_out in (own_rows, batched_rows, *([rounded_rows] if onednn.HAS_ONEDNN else [])):
         rows = lay_out(ends)
         y = rows.linear(x[rows_read(rows)], weights)
-        _, row, first, _, begin, end = rows.windows[1]
+        row, first, _, begin, end = rows.windows[1]
         own = y[row + begin - first : row + end - first]
         torch.testing.assert_close(own, F.linear(x[7:12], weights[1]))
 
@@ -153,25 +152,33 @@ def test_where_a_batch_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_batch([3, 3, 4, 5])  # 12 rows for 5
 
 
-@pytest.mark.parametrize("wide", [True, False])
-def test_inference_takes_a_batch_before_blocks_but_with_wide_vectors(
-    wide: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for module in (onednn, expert_rows):
-        monkeypatch.setattr(module, "HAS_WIDE_VECTORS", wide)
-    x, weight, ends = torch.zeros(1, 8), torch.zeros(4, 8, 8), [2, 4, 6, 8]
-    monkeypatch.setattr(expert_rows, "LARGE_PRODUCTS", float("inf") if wide else 100 * 64)
-    assert type(rows_for_inference(ends, x, weight, True)) is (RoundedRows if wide else BatchedRows)
-    assert type(rows_for_inference(ends, x, weight, False)) is BatchedRows
-    assert type(rows_for_inference([8, 8, 8, 8], x, weight, True)) is RoundedRows
-    assert type(rows_for_inference([8, 8, 8, 8], x, weight, False)) is ExpertRows
-    assert type(rows_for_inference([0, 0, 0, 0], x, weight, True)) is ExpertRows
+def test_what_inference_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "HAS_WIDE_VECTORS", False)
+    for name, value in (("MOST_PRODUCTS", 3 * 64), ("LARGE_PRODUCTS", 100 * 64)):
+        monkeypatch.setattr(expert_rows, name, value)
+
+    def taken(ends: list[int], can_be_packed: bool, threads: int = 2) -> type:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        return type(
+            rows_for_inference(ends, torch.zeros(1, 8), torch.zeros(4, 8, 8), can_be_packed)
+        )
+
+    assert taken([2, 4, 6, 8], True) is taken([2, 4, 6, 8], False) is BatchedRows
+    # one thread does not wait for others
+    assert taken([2, 4, 6, 8], True, threads=1) is RoundedRows
+    assert taken([2, 4, 6, 8], False, threads=1) is BatchedRows
+    # too many rows, or too uneven
+    for ends in ([4, 8, 12, 16], [3, 3, 3, 3]):
+        assert taken(ends, True) is RoundedRows
+        assert taken(ends, False) is ExpertRows
+    assert taken([0, 0, 0, 0], True) is ExpertRows
+    # 99.5 and 100.5 rows of a mean expert
+    assert taken([398, 398, 398, 398], True) is RoundedRows
+    assert taken([402, 402, 402, 402], True) is ExpertRows
+    # too large a matrix
     monkeypatch.setattr(expert_rows, "MOST_NUMBERS", 63)
-    assert type(rows_for_inference(ends, x, weight, True)) is RoundedRows
-    assert type(rows_for_inference(ends, x, weight, False)) is BatchedRows
-    for last, products in ((398, RoundedRows), (402, RoundedRows if wide else ExpertRows)):
-        assert type(rows_for_inference([last] * 4, x, weight, True)) is products
+    assert taken([2, 4, 6, 8], True) is RoundedRows
+    assert taken([2, 4, 6, 8], False) is BatchedRows
 
 
 def gradients(

@@ -65,17 +65,16 @@ def test_plain_matrices_are_for_it_where_it_is_quicker(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("pass_", "size", "hidden_units", "least"),
     [
-        *(("inference", 128, 512, 40), ("inference", 96, 288, 1200)),
+        *(("inference", 128, 512, 40), ("inference", 96, 288, 700)),
         *(("training step", 128, 512, 700), ("training step", 96, 288, 1200)),
     ],
 )
 def test_a_layer_over_many_inputs(
     pass_: str, size: int, hidden_units: int, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (onednn, expert_rows):
-        monkeypatch.setattr(module, "HAS_WIDE_VECTORS", True)
+    monkeypatch.setattr(onednn, "HAS_WIDE_VECTORS", True)
     monkeypatch.setattr(expert_rows, "MOST_PRODUCTS_IN_TRAINING", 7_000_000)
-    monkeypatch.setattr(expert_rows, "MOST_PRODUCTS", 7_000_000)
+    monkeypatch.setattr(expert_rows, "MOST_PRODUCTS", 0)
     met = set()
 
     def spy(x: torch.Tensor, weight: torch.Tensor, *others: Any) -> torch.Tensor:
