@@ -112,7 +112,14 @@ class ExpertRows:
         return F.linear(x, weight, bias)
 
     def zero_filling_(self, grad_PI: torch.Tensor) -> None:
-        """Set rows that fill up to zero in place, so that nothing comes of them in sums."""
+        """Set rows that fill up to zero in place, so that nothing comes of them in sums.
+
+        A frame that is not finite, whose own expert's gradient is not either, may still make a
+        neighbour's weight gradient so, as zero times it is not zero.
+
+        Args:
+            grad_PI: Gradients of rows (P, I).
+        """
         if not self.is_filled_up:
             return
         filling: list[int] = []
@@ -131,7 +138,7 @@ class ExpertRows:
         rows_P, mode_sum = torch.arange(self._num_rows, device=x_PI.device), 0
         return torch.embedding_bag(x_PI, rows_P, begins, False, mode_sum, False)[0]
 
-    def add_products(self, y_PO: torch.Tensor, x_PI: torch.Tensor, out_EOI: torch.Tensor) -> None:
+    def write_products(self, y_PO: torch.Tensor, x_PI: torch.Tensor, out_EOI: torch.Tensor) -> None:
         """Write the product y^T x of each expert's rows to its matrix; zero of none.
 
         Args:
@@ -178,7 +185,7 @@ class BatchedRows(ExpertRows):
         """As in the base class."""
         return self._batch(x_PI).sum(dim=1)
 
-    def add_products(self, y_PO: torch.Tensor, x_PI: torch.Tensor, out_EOI: torch.Tensor) -> None:
+    def write_products(self, y_PO: torch.Tensor, x_PI: torch.Tensor, out_EOI: torch.Tensor) -> None:
         """As in the base class."""
         torch.bmm(self._batch(y_PO).mT, self._batch(x_PI), out=out_EOI)
 
@@ -225,12 +232,12 @@ def _is_for_batch(
     # nothing else was measured
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or not num_choices:
         return False
-    busiest, products = _busiest(ends), weight_EOI.numel() // num_experts
-    if busiest * products > most or num_experts * busiest > _MOST_ROWS * num_choices:
+    busiest, numbers = _busiest(ends), weight_EOI.numel() // num_experts
+    if busiest * numbers > most or num_experts * busiest > _MOST_ROWS * num_choices:
         return False
     threads = torch.get_num_threads()
     turns = -(-num_experts // threads) * threads  # of experts, some of which are none
-    return (turns * busiest - num_choices) * products <= num_experts * filling
+    return (turns * busiest - num_choices) * numbers <= num_experts * filling
 
 
 def rows_for_training(ends: Sequence[int], x: torch.Tensor, weight_EOI: torch.Tensor) -> ExpertRows:

@@ -108,9 +108,9 @@ def _weight_gradient(
     """
     grad_weight = torch.empty_like(weight_EOI)
     if weight_EOI.stride(2) == 1:
-        rows.add_products(grad_PO, x_PI, grad_weight)
+        rows.write_products(grad_PO, x_PI, grad_weight)
     else:
-        rows.add_products(x_PI, grad_PO, grad_weight.mT)
+        rows.write_products(x_PI, grad_PO, grad_weight.mT)
     return grad_weight
 
 

@@ -100,7 +100,7 @@ def test_each_expert_has_its_own(lay_out: LayOut, dtype: torch.dtype, ends: list
         rows.sum(y_P), torch.stack([y[piece].sum(dim=0) for piece in pieces])
     )
     out = torch.full((experts, 5, 6), 9.0, dtype=dtype)
-    rows.add_products(y_P, x_P, out)
+    rows.write_products(y_P, x_P, out)
     torch.testing.assert_close(out, torch.stack([y[piece].t() @ x[piece] for piece in pieces]))
 
 
